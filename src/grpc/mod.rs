@@ -1,0 +1,112 @@
+//! The services of `proto/dateline/v1`, on top of any store.
+//!
+//! One file a service; [`convert`] alone translates between messages and the domain, [`status`] alone decides which error a
+//! client sees. Nothing here knows which engine is behind the store.
+
+mod admin;
+mod articles;
+mod budget;
+mod changes;
+pub mod convert;
+mod ingest;
+mod ingest_stream;
+mod outgoing;
+pub mod status;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::article::Limits;
+use crate::storage::{ArticleStore, StoreId};
+
+pub use budget::ByteBudget;
+
+/// The generated messages, clients and servers.
+#[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub, unused_qualifications)]
+pub mod v1 {
+    tonic::include_proto!("dateline.v1");
+}
+
+/// The compiled protocol, for server reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/dateline.binpb"));
+
+/// Bytes of a streamed message's items: a message holds up to so many, or one larger item.
+pub const STREAM_MESSAGE_BYTES: usize = 1 << 20;
+
+/// The limits on calls; the wire's documentation names the defaults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CallLimits {
+    /// Limits on articles.
+    pub article: Limits,
+    /// Bytes of a request message. Default 16 MiB.
+    pub request_bytes: usize,
+    /// Bytes of a response message. Default 3.5 MiB, which holds any article of the default limit.
+    pub response_bytes: usize,
+    /// Articles of a page by default. Default 50.
+    pub default_page_size: usize,
+    /// Articles of a page at most. Default 1,000.
+    pub max_page_size: usize,
+    /// Keys of one LookupArticles call. Default 1,000.
+    pub lookup_keys: usize,
+    /// Articles of one BatchIngestArticles call. Default 10,000.
+    pub batch_articles: usize,
+    /// Bytes of articles on their way into the store, over all calls. Default 64 MiB.
+    pub ingest_budget: usize,
+    /// Bytes of messages on their way to clients, over all calls. Default 64 MiB.
+    pub response_budget: usize,
+}
+
+impl Default for CallLimits {
+    fn default() -> Self {
+        Self {
+            article: Limits::default(),
+            request_bytes: 16 << 20,
+            response_bytes: 7 << 19,
+            default_page_size: 50,
+            max_page_size: 1000,
+            lookup_keys: 1000,
+            batch_articles: 10_000,
+            ingest_budget: 64 << 20,
+            response_budget: 64 << 20,
+        }
+    }
+}
+
+impl CallLimits {
+    /// Bytes of article text in a response. Leaves room for what goes with it: keys, etags, tokens.
+    pub fn response_text_bytes(&self) -> usize {
+        self.response_bytes - self.article.article_bytes.min(self.response_bytes) / 2
+    }
+}
+
+/// What all services share.
+#[derive(Clone)]
+pub struct Api {
+    store: Arc<dyn ArticleStore>,
+    limits: CallLimits,
+    ingest_budget: ByteBudget,
+    response_budget: ByteBudget,
+    /// Cancelled when the server stops taking work: streams end then.
+    draining: CancellationToken,
+    started: Instant,
+}
+
+impl Api {
+    /// The services on top of a store. Their streams end once `draining` is cancelled.
+    pub fn new(store: Arc<dyn ArticleStore>, limits: CallLimits, draining: CancellationToken) -> Self {
+        Self {
+            store,
+            limits,
+            ingest_budget: ByteBudget::new(limits.ingest_budget),
+            response_budget: ByteBudget::new(limits.response_budget),
+            draining,
+            started: Instant::now(),
+        }
+    }
+
+    fn store_id(&self) -> StoreId {
+        self.store.identity().store_id
+    }
+}

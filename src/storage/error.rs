@@ -1,0 +1,52 @@
+//! What can go wrong in a store, in words that hold for every engine.
+
+use std::sync::Arc;
+
+/// Why a store did not do what was asked. The text is for the log and for operators: it may name files and causes that
+/// clients have no business with, so the wire carries a text of its own.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// What is stored there fails its checksum or makes no sense.
+    #[error("{what} is damaged: {detail}")]
+    Damaged {
+        /// Which article or which part of the store.
+        what: String,
+        /// What was found.
+        detail: String,
+    },
+    /// There is no room on the disk. Nothing of the batch was written; reading goes on.
+    #[error("the disk is full")]
+    DiskFull,
+    /// The batch's ingest stream was opened again by somebody else, who goes on with it.
+    #[error("the ingest stream was taken over by a newer connection")]
+    StreamTakenOver,
+    /// The store failed earlier and writes no more until it is opened again.
+    #[error("the store has failed: {0}")]
+    Failed(String),
+    /// The store is closed.
+    #[error("the store is closed")]
+    Closed,
+    /// The operating system refused something.
+    #[error("{action}: {source}")]
+    Io {
+        /// What was being done.
+        action: String,
+        /// The cause.
+        source: Arc<std::io::Error>,
+    },
+    /// The folder cannot be opened as a store; the text says why and what to do.
+    #[error("{0}")]
+    CannotOpen(String),
+}
+
+impl StoreError {
+    /// An error of the operating system while doing something ("cannot create /x").
+    pub fn io(action: impl Into<String>, source: std::io::Error) -> Self {
+        Self::Io { action: action.into(), source: Arc::new(source) }
+    }
+
+    /// Damage of an article or a part of the store.
+    pub fn damaged(what: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::Damaged { what: what.into(), detail: detail.into() }
+    }
+}

@@ -1,0 +1,317 @@
+//! Storage: what every engine promises, in words that know no trees, bytes or files.
+//!
+//! [`ArticleStore`] is the contract; its comments are the promises, and one suite in [`contract`] checks them against
+//! every engine and, through a client, against the daemon. The engines are [`sled`](self::sled), which keeps articles on
+//! disk, and [`memory`], the reference that is simple enough to be right by reading.
+
+mod batch;
+pub mod contract;
+mod error;
+pub mod memory;
+pub mod record;
+pub mod sled;
+pub mod token;
+
+use async_trait::async_trait;
+
+use crate::article::{ArticleDate, ArticleHead, ArticleKey, CanonicalUrl, Filter, StoredArticle};
+
+pub use batch::{
+    BatchOutcome, IngestPosition, IngestStreamId, InvalidStreamId, OpenedStream, OutcomeCounts, PendingCommit, Precondition, StreamAdvance,
+    StreamState, Write, WriteBatch, WriteOutcome, WriteRefusal, Written,
+};
+pub use error::StoreError;
+
+/// Articles by key, durable, in order.
+///
+/// Promises that hold for every method of every engine:
+///
+/// * **OK means durable.** A write's outcome is given only when the article, its index entries, its entry in the change log
+///   and the position of its ingest stream survive any crash.
+/// * **All or nothing.** After any crash an acknowledged write is in every index; an unacknowledged one is there whole or
+///   not at all.
+/// * **Readers see only what is durable**: of each article the latest revision or none. Nothing a reader saw disappears in
+///   a crash.
+/// * **Order.** Scans run in the order of [`ArticleKey`]; the changes of one article in the order of its revisions. A scan
+///   that goes on from a key neither skips nor repeats what was there throughout.
+/// * **Integrity.** What is stored carries checksums that are checked on read; damage is [`StoreError::Damaged`] for that
+///   article, never a wrong or a silently missing one.
+/// * **Bounded.** No call holds more than a page in memory. No reader blocks a writer for longer than a page takes.
+///
+/// Every method may also fail with [`StoreError::Closed`], [`StoreError::Failed`] and [`StoreError::Io`]. Dropping a
+/// future before it is done cancels a read; a write that was submitted is carried out all the same.
+#[async_trait]
+pub trait ArticleStore: Send + Sync + 'static {
+    /// What kind of store this is, and which one.
+    fn identity(&self) -> StoreIdentity;
+
+    /// Whether the store can still write. Once failed it stays so.
+    fn health(&self) -> StoreHealth;
+
+    /// Returns when [`health`](Self::health) turns to failed; never while it is fine.
+    async fn failed(&self) -> String;
+
+    /// The number of the latest change that readers can see; 0 before the first.
+    fn sequence(&self) -> u64;
+
+    /// The article under a key, or `None`.
+    async fn article(&self, key: &ArticleKey) -> Result<Option<StoredArticle>, StoreError>;
+
+    /// Of all articles with this URL, the one with the latest date, or `None`.
+    async fn latest_article(&self, url: &CanonicalUrl) -> Result<Option<StoredArticle>, StoreError>;
+
+    /// The dates under which articles with this URL are stored, latest first, at most `limit`.
+    async fn article_dates(&self, url: &CanonicalUrl, limit: usize) -> Result<Vec<ArticleDate>, StoreError>;
+
+    /// The articles under the first of these keys: one result a key, in their order, until the articles found hold more
+    /// than `text_budget` bytes of text. Gives at least one result where there is a key. Damage concerns its own key alone.
+    async fn articles(&self, keys: &[ArticleKey], text_budget: usize) -> Result<Vec<LookupResult>, StoreError>;
+
+    /// A page of the articles that the request selects.
+    async fn scan(&self, request: &ScanRequest) -> Result<Page<StoredArticle>, StoreError>;
+
+    /// The same page without texts, at a fraction of the cost. The text budget does not apply.
+    async fn scan_heads(&self, request: &ScanRequest) -> Result<Page<ArticleHead>, StoreError>;
+
+    /// Counts articles; groups without one are left out.
+    async fn count(&self, request: &CountRequest) -> Result<Vec<CountOfGroup>, StoreError>;
+
+    /// Hands a batch over to be written, waiting where the store is behind. When this returns, the batch's place in the
+    /// order of all writes is fixed; the future that it returns gives the outcome once that is durable.
+    ///
+    /// Every write of the batch has an outcome of its own, and a refused one stops no other. The writes of one batch are
+    /// carried out in order. The position of its ingest stream becomes durable together with them.
+    ///
+    /// # Errors
+    /// [`StoreError::DiskFull`], and [`StoreError::StreamTakenOver`] where the batch's stream was opened again since; the
+    /// whole batch is not written then.
+    async fn submit(&self, batch: WriteBatch) -> Result<PendingCommit, StoreError>;
+
+    /// Opens an ingest stream, new or known, and fences off whoever opened it before: batches of theirs that were not
+    /// carried out yet fail with [`StoreError::StreamTakenOver`].
+    async fn open_stream(&self, id: &IngestStreamId) -> Result<OpenedStream, StoreError>;
+
+    /// The changes after this one in the order in which they were made, at most `limit`.
+    async fn changes(&self, after: u64, limit: usize) -> Result<Vec<Change>, StoreError>;
+
+    /// What the store holds and what it takes.
+    async fn stats(&self) -> Result<StoreStats, StoreError>;
+
+    /// Writes out everything, closes the files and refuses every later call. Submitted batches are still carried out.
+    async fn close(&self) -> Result<(), StoreError>;
+
+    /// Submits a batch and waits for its outcome.
+    async fn write(&self, batch: WriteBatch) -> Result<BatchOutcome, StoreError> {
+        self.submit(batch).await?.await
+    }
+}
+
+/// One result of [`ArticleStore::articles`].
+pub type LookupResult = Result<Option<StoredArticle>, StoreError>;
+
+/// What kind of store it is, and which one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreIdentity {
+    /// The engine's name: `sled` or `memory`.
+    pub engine: &'static str,
+    /// Drawn at random when the store was created.
+    pub store_id: StoreId,
+    /// The version of the stored format.
+    pub format_version: u16,
+}
+
+/// Identifies a store: 128 random bits, written as 32 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct StoreId(pub [u8; 16]);
+
+impl StoreId {
+    /// A new one.
+    ///
+    /// # Errors
+    /// Where the operating system gives no random numbers.
+    pub fn random() -> std::io::Result<Self> {
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes).map_err(std::io::Error::other)?;
+        Ok(Self(bytes))
+    }
+}
+
+impl std::fmt::Display for StoreId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl std::fmt::Debug for StoreId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
+}
+
+/// Whether a store can write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreHealth {
+    /// It can.
+    Serving,
+    /// It cannot any more, for this reason; reading may still work. Opening it again is the remedy.
+    Failed(String),
+}
+
+/// In which direction a scan runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// In the order of the keys.
+    Ascending,
+    /// In the reverse order.
+    Descending,
+}
+
+/// Which page of which articles.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScanRequest {
+    /// Which articles.
+    pub filter: Filter,
+    /// In which direction.
+    pub direction: Direction,
+    /// Where to go on: after this key in the direction of the scan; from the beginning where it is `None`.
+    pub after: Option<ArticleKey>,
+    /// How many articles at most; at least 1.
+    pub limit: usize,
+    /// The page ends after the article with which its texts exceed this many bytes.
+    pub text_budget: usize,
+}
+
+/// A part of a scan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page<T> {
+    /// The articles in order.
+    pub items: Vec<T>,
+    /// Where the next page goes on; `None` at the end. May be set on a page that is short or even empty.
+    pub next: Option<ArticleKey>,
+}
+
+/// What to count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CountRequest {
+    /// Which articles.
+    pub filter: Filter,
+    /// How to group them, and after which group to go on.
+    pub group_by: GroupBy,
+    /// How many groups at most.
+    pub limit: usize,
+}
+
+/// How to group a count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GroupBy {
+    /// Everything in one group.
+    Total,
+    /// A group a day, after this day.
+    Day(Option<ArticleDate>),
+    /// A group a host, after this host. Hosts order by their reversed labels.
+    Host(Option<CountedHost>),
+}
+
+/// A host as the count by hosts knows it: the host part of the URL key, up to and including its `)`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CountedHost(String);
+
+impl CountedHost {
+    /// The host of a URL.
+    pub fn of(url: &CanonicalUrl) -> Self {
+        Self::of_key(url.key())
+    }
+
+    /// The host part of a URL key.
+    pub(crate) fn of_key(key: &str) -> Self {
+        Self(key.split_inclusive(')').next().unwrap_or_default().to_owned())
+    }
+
+    /// The host part of the URL key.
+    pub fn key_prefix(&self) -> &str {
+        &self.0
+    }
+
+    /// The host as people write it: `example.com`, `example.com:8080`.
+    pub fn host(&self) -> String {
+        CanonicalUrl::from_stored_key(&format!("{}/", self.0)).host()
+    }
+}
+
+/// How many articles a group holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CountOfGroup {
+    /// The group.
+    pub group: CountedGroup,
+    /// At least 1, but for [`CountedGroup::Total`].
+    pub count: u64,
+}
+
+/// A group of a count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CountedGroup {
+    /// Everything.
+    Total,
+    /// A day.
+    Day(ArticleDate),
+    /// A host.
+    Host(CountedHost),
+}
+
+/// One entry of the change log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Its place: 1, 2, 3 ... without a gap as long as nothing is trimmed.
+    pub sequence: u64,
+    /// What happened.
+    pub kind: ChangeKind,
+    /// To which article.
+    pub key: ArticleKey,
+    /// The revision that the change made; for a deletion the last one there was.
+    pub revision: u64,
+    /// The digest of that revision.
+    pub digest: crate::article::Digest,
+    /// When.
+    pub commit_time: crate::article::Timestamp,
+}
+
+/// What happened to an article.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChangeKind {
+    /// It was created, for the first time or after a deletion.
+    Created,
+    /// A revision was made.
+    Updated,
+    /// It was deleted.
+    Deleted,
+}
+
+/// What a store holds and what it takes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StoreStats {
+    /// What it holds.
+    pub contents: Contents,
+    /// Days that hold at least one article.
+    pub days: u64,
+    /// The first and the last of them.
+    pub date_span: Option<(ArticleDate, ArticleDate)>,
+    /// Bytes of the engine's files.
+    pub engine_bytes: u64,
+    /// Bytes of the journal's files.
+    pub journal_bytes: u64,
+}
+
+/// Running totals, kept up to date with every write.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// Articles, each with its latest revision.
+    pub articles: u64,
+    /// Earlier revisions that are kept.
+    pub earlier_revisions: u64,
+    /// Changes ever made: the number of the latest.
+    pub last_sequence: u64,
+    /// Bytes of title, lead and body of all articles.
+    pub text_bytes: u64,
+    /// Bytes of their records as stored, compressed.
+    pub record_bytes: u64,
+}

@@ -1,0 +1,214 @@
+//! The committer: the one thread that writes.
+//!
+//! It takes what all connections have submitted meanwhile as one group, decides it, makes it durable in the journal, applies
+//! it to the trees, and only then lets readers and writers know. One sync serves the whole group, so groups grow by
+//! themselves under load, and a single write on an idle store waits for nobody.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::checkpoint::CheckpointRequest;
+use super::entry::State;
+use super::group::{Group, PreparedWrite};
+use super::journal::{Frame, Journal};
+use super::shared::Shared;
+use super::trees::Trees;
+use crate::storage::{BatchOutcome, IngestStreamId, OpenedStream, StoreError, StreamAdvance, StreamState};
+
+/// Writes in a group at most. Bounds how long a single write waits behind others.
+const GROUP_WRITES: usize = 1000;
+/// About how many bytes a group holds at most, and at most one batch more.
+const GROUP_BYTES: usize = 4 << 20;
+/// Journal bytes after which a checkpoint is due. Bounds how long opening takes after a crash.
+const CHECKPOINT_BYTES: u64 = 64 << 20;
+
+/// What the committer is asked for.
+pub enum Command {
+    Write { batch: PreparedBatch, reply: oneshot::Sender<Result<BatchOutcome, StoreError>> },
+    OpenStream { id: IngestStreamId, reply: oneshot::Sender<Result<OpenedStream, StoreError>> },
+    /// Time for a checkpoint because nothing else is going on.
+    Checkpoint,
+    /// No more commands are taken; those that are queued are carried out.
+    Close,
+}
+
+/// A batch whose expensive part is done.
+pub struct PreparedBatch {
+    pub writes: Vec<PreparedWrite>,
+    pub stream: Option<StreamAdvance>,
+}
+
+/// The state of the committer's thread.
+pub struct Committer {
+    pub trees: Arc<Trees>,
+    pub shared: Arc<Shared>,
+    pub journal: Journal,
+    pub state: State,
+    pub checkpoints: std::sync::mpsc::SyncSender<CheckpointRequest>,
+    /// The latest opening of each ingest stream since this process began.
+    pub epochs: HashMap<IngestStreamId, u64>,
+}
+
+/// An answer that waits until its group is durable.
+enum Reply {
+    Batch(oneshot::Sender<Result<BatchOutcome, StoreError>>, BatchOutcome),
+    Opened(oneshot::Sender<Result<OpenedStream, StoreError>>, OpenedStream),
+}
+
+impl Committer {
+    /// Serves the queue until it is closed and empty. Returns the number of the last journal file.
+    pub fn run(mut self, mut queue: mpsc::Receiver<Command>) -> u64 {
+        while let Some(first) = queue.blocking_recv() {
+            let commands = gather(first, &mut queue);
+            if let Err(reason) = self.shared.writable() {
+                refuse(commands, &StoreError::Failed(reason));
+                continue;
+            }
+            let committed = catch_unwind(AssertUnwindSafe(|| self.commit(commands)));
+            match committed {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => self.shared.fail(error.to_string()),
+                Err(_) => self.shared.fail("the storage engine panicked while writing; the log has the details".into()),
+            }
+        }
+        self.journal.number()
+    }
+
+    /// Carries a group out.
+    ///
+    /// # Errors
+    /// Where the store can write no more. Whoever waits for an answer then learns it from the dropped end.
+    fn commit(&mut self, commands: Vec<Command>) -> Result<(), StoreError> {
+        let trees = Arc::clone(&self.trees);
+        let mut group = Group::new(&trees, self.state);
+        let mut replies = Vec::with_capacity(commands.len());
+        let mut idle = false;
+        for command in commands {
+            match command {
+                Command::Write { batch, reply } => match self.decide(&mut group, batch)? {
+                    Ok(outcome) => replies.push(Reply::Batch(reply, outcome)),
+                    Err(refusal) => answer(reply, Err(refusal)),
+                },
+                Command::OpenStream { id, reply } => {
+                    let epoch = self.epochs.get(&id).map_or(1, |epoch| epoch + 1);
+                    let position = group.position(&id)?;
+                    self.epochs.insert(id, epoch);
+                    replies.push(Reply::Opened(reply, OpenedStream { epoch, position }));
+                }
+                Command::Checkpoint => idle = true,
+                Command::Close => {}
+            }
+        }
+        if let Some((mutations, state)) = group.finish() {
+            match self.journal.append(Frame::new(state.group, &mutations)) {
+                Ok(()) => {}
+                // The journal is as it was: the group never happened, and the next may find room.
+                Err(StoreError::DiskFull) => {
+                    tracing::warn!("the disk is full: writes are refused, reads go on");
+                    replies.into_iter().for_each(|reply| reply.refuse(&StoreError::DiskFull));
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+            self.trees.apply(mutations)?;
+            self.state = state;
+            self.shared.publish(&state);
+        }
+        replies.into_iter().for_each(Reply::send);
+        if self.journal.bytes() >= CHECKPOINT_BYTES || (idle && self.journal.bytes() > 0) {
+            self.begin_checkpoint()?;
+        }
+        Ok(())
+    }
+
+    /// Decides one batch. The inner error refuses the batch alone.
+    fn decide(&self, group: &mut Group<'_>, batch: PreparedBatch) -> Result<Result<BatchOutcome, StoreError>, StoreError> {
+        if let Some(advance) = &batch.stream
+            && self.epochs.get(&advance.id) != Some(&advance.epoch)
+        {
+            return Ok(Err(StoreError::StreamTakenOver));
+        }
+        let outcomes = batch.writes.into_iter().map(|write| group.write(write)).collect::<Result<Vec<_>, _>>()?;
+        let position = match batch.stream {
+            None => None,
+            Some(StreamAdvance { id, next_item, rejected, state, .. }) => {
+                let mut position = group.position(&id)?;
+                if position.state == StreamState::Finished {
+                    return Ok(Err(StoreError::StreamTakenOver));
+                }
+                outcomes.iter().for_each(|outcome| position.counts.add(outcome));
+                position.counts.rejected += rejected;
+                (position.next_item, position.state) = (next_item, state);
+                group.advance(&id, position);
+                Some(position)
+            }
+        };
+        Ok(Ok(BatchOutcome { outcomes, position }))
+    }
+
+    /// Goes on in a new journal file and has everything before it made durable in sled. Waits only where the checkpoint
+    /// before is not done yet: then sled is behind, and so must the writers be.
+    fn begin_checkpoint(&mut self) -> Result<(), StoreError> {
+        match self.journal.rotate(self.state.group + 1) {
+            // Without room for a new file the old one goes on growing, or refuses; either way nothing is lost.
+            Err(StoreError::DiskFull) => return Ok(()),
+            rotated => rotated?,
+        }
+        let request = CheckpointRequest { group: self.state.group, first_journal: self.journal.number() };
+        self.checkpoints.send(request).map_err(|_| StoreError::Failed("the checkpoint thread has ended".into()))
+    }
+}
+
+/// Takes what is queued already, up to a group's limits.
+fn gather(first: Command, queue: &mut mpsc::Receiver<Command>) -> Vec<Command> {
+    let (mut writes, mut bytes) = (0, 0);
+    let mut commands = Vec::new();
+    let mut next = Some(first);
+    while let Some(command) = next {
+        match &command {
+            Command::Write { batch, .. } => {
+                writes += batch.writes.len();
+                bytes += batch.writes.iter().map(PreparedWrite::bytes).sum::<usize>();
+            }
+            Command::Close => queue.close(),
+            Command::OpenStream { .. } | Command::Checkpoint => {}
+        }
+        commands.push(command);
+        next = if writes < GROUP_WRITES && bytes < GROUP_BYTES { queue.try_recv().ok() } else { None };
+    }
+    commands
+}
+
+fn refuse(commands: Vec<Command>, error: &StoreError) {
+    for command in commands {
+        match command {
+            Command::Write { reply, .. } => answer(reply, Err(error.clone())),
+            Command::OpenStream { reply, .. } => answer(reply, Err(error.clone())),
+            Command::Checkpoint | Command::Close => {}
+        }
+    }
+}
+
+impl Reply {
+    fn send(self) {
+        match self {
+            Self::Batch(reply, outcome) => answer(reply, Ok(outcome)),
+            Self::Opened(reply, opened) => answer(reply, Ok(opened)),
+        }
+    }
+
+    fn refuse(self, error: &StoreError) {
+        match self {
+            Self::Batch(reply, _) => answer(reply, Err(error.clone())),
+            Self::Opened(reply, _) => answer(reply, Err(error.clone())),
+        }
+    }
+}
+
+/// Whoever asked may have gone; what was decided stands all the same.
+fn answer<T>(reply: oneshot::Sender<T>, answer: T) {
+    drop(reply.send(answer));
+}

@@ -1,0 +1,110 @@
+//! A frame: the mutations of one group as bytes.
+
+use xxhash_rust::xxh3::Xxh3;
+
+use super::BLOCK;
+use crate::storage::StoreError;
+use crate::storage::sled::keys::Tree;
+
+const MAGIC: u32 = 0x444c_4631;
+pub(super) const HEADER_BYTES: usize = 32;
+/// A group holds a few megabytes and at most one large article more: a longer payload is damage.
+const MAX_PAYLOAD_BYTES: u32 = 1 << 30;
+
+/// One change of one tree: this key has this value, or none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mutation {
+    pub tree: Tree,
+    pub key: Vec<u8>,
+    pub value: Option<Vec<u8>>,
+}
+
+/// The mutations of one group, ready to be appended.
+#[derive(Debug)]
+pub struct Frame {
+    group: u64,
+    bytes: Vec<u8>,
+}
+
+impl Frame {
+    /// The frame of a group.
+    pub fn new(group: u64, mutations: &[Mutation]) -> Self {
+        let length = |mutation: &Mutation| 10 + mutation.key.len() + mutation.value.as_ref().map_or(0, Vec::len);
+        let total = HEADER_BYTES + mutations.iter().map(length).sum::<usize>();
+        let mut bytes = Vec::with_capacity(total.next_multiple_of(BLOCK));
+        bytes.resize(HEADER_BYTES, 0);
+        for Mutation { tree, key, value } in mutations {
+            bytes.push(*tree as u8);
+            bytes.push(u8::from(value.is_some()));
+            bytes.extend_from_slice(&(key.len() as u32).to_be_bytes());
+            bytes.extend_from_slice(&(value.as_ref().map_or(0, Vec::len) as u32).to_be_bytes());
+            bytes.extend_from_slice(key);
+            bytes.extend_from_slice(value.as_deref().unwrap_or_default());
+        }
+        Self { group, bytes }
+    }
+
+    /// The bytes for the file with this number, padded to whole blocks.
+    pub(super) fn seal(mut self, number: u64) -> Vec<u8> {
+        let header = FrameHeader { payload_bytes: (self.bytes.len() - HEADER_BYTES) as u32, group: self.group };
+        let checksum = header.checksum(number, &self.bytes[HEADER_BYTES..]);
+        self.bytes[..HEADER_BYTES].copy_from_slice(&header.encode(number, checksum));
+        self.bytes.resize(self.bytes.len().next_multiple_of(BLOCK), 0);
+        self.bytes
+    }
+}
+
+/// The head of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FrameHeader {
+    pub payload_bytes: u32,
+    pub group: u64,
+}
+
+impl FrameHeader {
+    fn encode(&self, number: u64, checksum: u64) -> [u8; HEADER_BYTES] {
+        let mut bytes = [0; HEADER_BYTES];
+        bytes[..4].copy_from_slice(&MAGIC.to_be_bytes());
+        bytes[4..8].copy_from_slice(&self.payload_bytes.to_be_bytes());
+        bytes[8..16].copy_from_slice(&self.group.to_be_bytes());
+        bytes[16..24].copy_from_slice(&number.to_be_bytes());
+        bytes[24..].copy_from_slice(&checksum.to_be_bytes());
+        bytes
+    }
+
+    /// What looks like the head of a frame of the file with this number, with the checksum that the frame should have.
+    pub fn decode(bytes: &[u8; HEADER_BYTES], number: u64) -> Option<(Self, u64)> {
+        let word = |at: usize| bytes[at..at + 8].iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
+        let header = Self { payload_bytes: word(0) as u32, group: word(8) };
+        let plausible = word(0) >> 32 == u64::from(MAGIC) && word(16) == number && header.payload_bytes <= MAX_PAYLOAD_BYTES;
+        plausible.then_some((header, word(24)))
+    }
+
+    pub fn checksum(&self, number: u64, payload: &[u8]) -> u64 {
+        let mut hasher = Xxh3::new();
+        hasher.update(&self.encode(number, 0)[..24]);
+        hasher.update(payload);
+        hasher.digest()
+    }
+}
+
+/// The mutations of a frame whose checksum holds.
+pub(super) fn decode_mutations(mut payload: &[u8]) -> Result<Vec<Mutation>, StoreError> {
+    let mut mutations = Vec::new();
+    while !payload.is_empty() {
+        let (mutation, rest) = split_mutation(payload).ok_or_else(|| StoreError::damaged("a frame of the journal", "its content makes no sense"))?;
+        mutations.push(mutation);
+        payload = rest;
+    }
+    Ok(mutations)
+}
+
+fn split_mutation(payload: &[u8]) -> Option<(Mutation, &[u8])> {
+    let ([tree, has_value], rest) = payload.split_first_chunk()?;
+    let (key_bytes, rest) = rest.split_first_chunk()?;
+    let (value_bytes, rest) = rest.split_first_chunk()?;
+    let (key, rest) = rest.split_at_checked(u32::from_be_bytes(*key_bytes) as usize)?;
+    let (value, rest) = rest.split_at_checked(u32::from_be_bytes(*value_bytes) as usize)?;
+    let value = (*has_value == 1).then(|| value.to_vec());
+    Some((Mutation { tree: Tree::from_number(*tree)?, key: key.to_vec(), value }, rest))
+}

@@ -1,0 +1,206 @@
+//! Reading the journal back after a crash, and telling a cut-off end from damage.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use super::frame::{FrameHeader, HEADER_BYTES, Mutation, decode_mutations};
+use super::{BLOCK, files, header};
+use crate::storage::{StoreError, StoreId};
+
+/// What replaying found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replay {
+    /// The last group of the journal, or the one it was to start after where there is none.
+    pub last_group: u64,
+    /// Groups that were applied.
+    pub applied: u64,
+    /// The number that the next file gets.
+    pub next_number: u64,
+}
+
+/// Reads all groups after `after`, in order, and hands each to `apply`.
+///
+/// # Errors
+/// Where a group is missing or damaged. A frame that was being written when the machine stopped, and so was never
+/// acknowledged, is no damage: nothing follows it.
+pub fn replay(
+    folder: &Path,
+    store_id: StoreId,
+    after: u64,
+    mut apply: impl FnMut(u64, Vec<Mutation>) -> Result<(), StoreError>,
+) -> Result<Replay, StoreError> {
+    let files = files(folder)?;
+    let mut replay = Replay { last_group: after, applied: 0, next_number: files.last().map_or(1, |(number, _)| number + 1) };
+    let mut expected = None;
+    for (number, path) in &files {
+        let mut reader = FileReader::open(path, store_id, *number)?;
+        if *expected.get_or_insert(reader.first_group) != reader.first_group || (reader.first_group > after + 1 && replay.last_group + 1 < reader.first_group) {
+            return Err(missing(path, reader.first_group));
+        }
+        while let Some((group, payload)) = reader.next_frame()? {
+            expected = Some(group + 1);
+            if group > after {
+                apply(group, decode_mutations(&payload)?)?;
+                replay.last_group = group;
+                replay.applied += 1;
+            }
+        }
+    }
+    Ok(replay)
+}
+
+fn missing(path: &Path, group: u64) -> StoreError {
+    StoreError::damaged(format!("the journal {}", path.display()), format!("acknowledged groups before group {group} are missing"))
+}
+
+struct FileReader<'a> {
+    path: &'a Path,
+    file: File,
+    length: u64,
+    number: u64,
+    first_group: u64,
+    next_group: u64,
+    at: u64,
+}
+
+impl<'a> FileReader<'a> {
+    fn open(path: &'a Path, store_id: StoreId, number: u64) -> Result<Self, StoreError> {
+        let fail = |error| StoreError::io(format!("cannot read the journal {}", path.display()), error);
+        let file = File::open(path).map_err(fail)?;
+        let length = file.metadata().map_err(fail)?.len();
+        let mut reader = Self { path, file, length, number, first_group: 0, next_group: 0, at: BLOCK as u64 };
+        let block = reader.read(0, BLOCK)?.ok_or_else(|| reader.damaged("its header is cut short"))?;
+        let first_group = block[32..40].iter().fold(0, |group, byte| group << 8 | u64::from(*byte));
+        if block != header(store_id, number, first_group) {
+            return Err(reader.damaged("its header fails its checksum or belongs to another store"));
+        }
+        (reader.first_group, reader.next_group) = (first_group, first_group);
+        Ok(reader)
+    }
+
+    /// The next frame, or `None` where the frames end.
+    fn next_frame(&mut self) -> Result<Option<(u64, Vec<u8>)>, StoreError> {
+        match self.frame_at(self.at)? {
+            Some((header, payload)) if header.group == self.next_group => {
+                self.at += (HEADER_BYTES + payload.len()).next_multiple_of(BLOCK) as u64;
+                self.next_group += 1;
+                Ok(Some((header.group, payload)))
+            }
+            Some((header, _)) => Err(self.damaged(&format!("group {} stands where group {} should", header.group, self.next_group))),
+            None => self.end_of_frames().map(|()| None),
+        }
+    }
+
+    /// A frame is synced before the next is written, so only the last can be cut off: any frame after this place means that
+    /// an acknowledged one is damaged.
+    fn end_of_frames(&self) -> Result<(), StoreError> {
+        let mut at = self.at + BLOCK as u64;
+        while at < self.length {
+            if self.frame_at(at)?.is_some_and(|(header, _)| header.group >= self.next_group) {
+                return Err(self.damaged(&format!("group {} is damaged", self.next_group)));
+            }
+            at += BLOCK as u64;
+        }
+        Ok(())
+    }
+
+    /// The frame that begins at this place, if there is one and its checksum holds.
+    fn frame_at(&self, at: u64) -> Result<Option<(FrameHeader, Vec<u8>)>, StoreError> {
+        let Some(head) = self.read(at, HEADER_BYTES)? else { return Ok(None) };
+        let Some((header, checksum)) = head.first_chunk().and_then(|head| FrameHeader::decode(head, self.number)) else { return Ok(None) };
+        let Some(payload) = self.read(at + HEADER_BYTES as u64, header.payload_bytes as usize)? else { return Ok(None) };
+        Ok((header.checksum(self.number, &payload) == checksum).then_some((header, payload)))
+    }
+
+    /// So many bytes from a place, or `None` where the file ends before.
+    fn read(&self, at: u64, length: usize) -> Result<Option<Vec<u8>>, StoreError> {
+        if at + length as u64 > self.length {
+            return Ok(None);
+        }
+        let mut bytes = vec![0; length];
+        let read = self.file.read_exact_at(&mut bytes, at);
+        read.map_err(|error| StoreError::io(format!("cannot read the journal {}", self.path.display()), error))?;
+        Ok(Some(bytes))
+    }
+
+    fn damaged(&self, detail: &str) -> StoreError {
+        StoreError::damaged(format!("the journal {}", self.path.display()), detail)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Frame, Journal, drop_before, file_name};
+    use super::*;
+    use crate::storage::sled::keys::Tree;
+
+    const STORE: StoreId = StoreId([5; 16]);
+
+    fn mutations(group: u64) -> Vec<Mutation> {
+        let put = Mutation { tree: Tree::Articles, key: group.to_be_bytes().into(), value: Some(vec![group as u8; (group as usize * 1500) % 9000]) };
+        vec![put, Mutation { tree: Tree::Urls, key: vec![1], value: None }]
+    }
+
+    fn written(folder: &Path, groups: std::ops::RangeInclusive<u64>) -> Journal {
+        let mut journal = Journal::create(folder, STORE, 1, *groups.start()).unwrap();
+        for group in groups {
+            journal.append(Frame::new(group, &mutations(group))).unwrap();
+        }
+        journal
+    }
+
+    fn groups(folder: &Path, after: u64) -> Result<Vec<u64>, StoreError> {
+        let mut groups = Vec::new();
+        replay(folder, STORE, after, |group, found| {
+            assert_eq!(found, mutations(group));
+            groups.push(group);
+            Ok(())
+        })?;
+        Ok(groups)
+    }
+
+    #[test]
+    fn what_was_appended_is_replayed_over_several_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = written(folder.path(), 1..=5);
+        journal.rotate(6).unwrap();
+        journal.append(Frame::new(6, &mutations(6))).unwrap();
+        assert_eq!(groups(folder.path(), 0).unwrap(), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(groups(folder.path(), 4).unwrap(), [5, 6]);
+        drop_before(folder.path(), 2).unwrap();
+        assert_eq!(groups(folder.path(), 5).unwrap(), [6]);
+        assert!(groups(folder.path(), 3).is_err(), "groups 4 and 5 are gone");
+        // The spare file is used again, and what it held before is not taken for frames of the new one.
+        journal.rotate(7).unwrap();
+        assert!(!folder.path().join("spare.log").exists());
+        assert_eq!(groups(folder.path(), 5).unwrap(), [6]);
+        journal.append(Frame::new(7, &mutations(7))).unwrap();
+        assert_eq!(groups(folder.path(), 5).unwrap(), [6, 7]);
+    }
+
+    #[test]
+    fn a_cut_off_last_frame_is_no_damage_but_any_other_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let end = written(folder.path(), 1..=4).end;
+        let path = folder.path().join(file_name(1));
+        let whole = std::fs::read(&path).unwrap();
+        let last = (HEADER_BYTES + mutations(4).iter().map(|m| 10 + m.key.len() + m.value.as_ref().map_or(0, Vec::len)).sum::<usize>()).next_multiple_of(BLOCK);
+        let start_of_last = end as usize - last;
+        let mut torn = whole.clone();
+        torn[start_of_last + 100..].fill(0);
+        std::fs::write(&path, &torn).unwrap();
+        assert_eq!(groups(folder.path(), 0).unwrap(), [1, 2, 3]);
+        std::fs::write(&path, &whole[..start_of_last + 50]).unwrap();
+        assert_eq!(groups(folder.path(), 0).unwrap(), [1, 2, 3]);
+        for at in (0..start_of_last).step_by(97) {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 4;
+            std::fs::write(&path, &damaged).unwrap();
+            // A byte of the padding between frames may change without harm; nothing else may.
+            assert!(groups(folder.path(), 0).map_or_else(|error| matches!(error, StoreError::Damaged { .. }), |found| found == [1, 2, 3, 4]), "{at}");
+        }
+        std::fs::write(&path, &whole).unwrap();
+        assert!(replay(folder.path(), StoreId([6; 16]), 0, |_, _| Ok(())).is_err(), "another store's journal");
+    }
+}

@@ -1,0 +1,206 @@
+//! The trees and their keys: where in sled everything stands.
+//!
+//! | tree | key | value |
+//! | --- | --- | --- |
+//! | articles | date (YYYYMMDD, 4 bytes), URL key | record of the latest revision, or its beginning |
+//! | revisions | article key, 0, revision (8 bytes) | record of an earlier revision, or its beginning |
+//! | chunks | article key, 0, revision (8 bytes), number (2 bytes) | the rest of a payload that is too large for one value |
+//! | tombstones | article key | last revision and its digest |
+//! | urls | URL key, 0, date | nothing: the index by URL |
+//! | changes | sequence (8 bytes) | the change |
+//! | days | date | the day's manifest: count and checksum of its articles |
+//! | streams | id of an ingest stream | its position |
+//! | state | `state` | group, sequence, totals |
+//!
+//! All numbers are big-endian, so that the order of bytes is the order of the numbers. A URL key is printable ASCII, so the
+//! byte 0 after it ends it.
+
+use crate::article::{ArticleDate, ArticleKey, CanonicalUrl};
+use crate::storage::StoreError;
+
+/// One of the trees. The numbers stand in the journal: never change or reuse one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Tree {
+    Articles = 1,
+    Revisions = 2,
+    Chunks = 3,
+    Tombstones = 4,
+    Urls = 5,
+    Changes = 6,
+    Days = 7,
+    Streams = 8,
+    State = 9,
+}
+
+impl Tree {
+    pub const ALL: [Self; 9] = [
+        Self::Articles,
+        Self::Revisions,
+        Self::Chunks,
+        Self::Tombstones,
+        Self::Urls,
+        Self::Changes,
+        Self::Days,
+        Self::Streams,
+        Self::State,
+    ];
+
+    /// The tree's name in sled.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Articles => "articles",
+            Self::Revisions => "revisions",
+            Self::Chunks => "chunks",
+            Self::Tombstones => "tombstones",
+            Self::Urls => "urls",
+            Self::Changes => "changes",
+            Self::Days => "days",
+            Self::Streams => "streams",
+            Self::State => "state",
+        }
+    }
+
+    /// The tree with this number in the journal.
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|tree| *tree as u8 == number)
+    }
+}
+
+/// The key of the only entry of the state tree.
+pub const STATE_KEY: &[u8] = b"state";
+
+/// The key of an article, and of its tombstone.
+pub fn article_key(key: &ArticleKey) -> Vec<u8> {
+    article_prefix(key.date, key.url.key())
+}
+
+/// What the keys of a day's articles begin with whose URL keys begin with `url_prefix`.
+pub fn article_prefix(date: ArticleDate, url_prefix: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(4 + url_prefix.len() + 11);
+    bytes.extend_from_slice(&date.number().to_be_bytes());
+    bytes.extend_from_slice(url_prefix.as_bytes());
+    bytes
+}
+
+/// The inverse of [`article_key`].
+pub fn parse_article_key(bytes: &[u8]) -> Result<ArticleKey, StoreError> {
+    let damaged = || StoreError::damaged("a key of the article tree", format!("{:?} is no article key", String::from_utf8_lossy(bytes)));
+    let (date, url) = bytes.split_first_chunk::<4>().ok_or_else(damaged)?;
+    let date = ArticleDate::from_number(u32::from_be_bytes(*date)).ok_or_else(damaged)?;
+    let url = std::str::from_utf8(url).ok().filter(|url| url.contains(")/")).ok_or_else(damaged)?;
+    Ok(ArticleKey { date, url: CanonicalUrl::from_stored_key(url) })
+}
+
+/// The key of an earlier revision.
+pub fn revision_key(article_key: &[u8], revision: u64) -> Vec<u8> {
+    let mut bytes = revisions_prefix(article_key);
+    bytes.extend_from_slice(&revision.to_be_bytes());
+    bytes
+}
+
+/// What the keys of all earlier revisions, and of all chunks, of an article begin with.
+pub fn revisions_prefix(article_key: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(article_key.len() + 11);
+    bytes.extend_from_slice(article_key);
+    bytes.push(0);
+    bytes
+}
+
+/// The key of a chunk of a revision's payload.
+pub fn chunk_key(article_key: &[u8], revision: u64, number: u16) -> Vec<u8> {
+    let mut bytes = revision_key(article_key, revision);
+    bytes.extend_from_slice(&number.to_be_bytes());
+    bytes
+}
+
+/// The key of an entry of the index by URL.
+pub fn url_index_key(key: &ArticleKey) -> Vec<u8> {
+    let mut bytes = url_index_prefix(&key.url);
+    bytes.extend_from_slice(&key.date.number().to_be_bytes());
+    bytes
+}
+
+/// What all index entries of a URL begin with.
+pub fn url_index_prefix(url: &CanonicalUrl) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(url.key().len() + 5);
+    bytes.extend_from_slice(url.key().as_bytes());
+    bytes.push(0);
+    bytes
+}
+
+/// The inverse of [`url_index_key`], without a copy.
+pub fn parse_url_index_key(bytes: &[u8]) -> Result<(&str, ArticleDate), StoreError> {
+    let parts = bytes.split_last_chunk::<4>().and_then(|(url, date)| {
+        let url = std::str::from_utf8(url.strip_suffix(&[0])?).ok()?;
+        Some((url, ArticleDate::from_number(u32::from_be_bytes(*date))?))
+    });
+    parts.ok_or_else(|| StoreError::damaged("a key of the URL index", format!("{:?} is no index key", String::from_utf8_lossy(bytes))))
+}
+
+/// The key of a day's manifest.
+pub fn day_key(date: ArticleDate) -> [u8; 4] {
+    date.number().to_be_bytes()
+}
+
+/// The inverse of [`day_key`].
+pub fn parse_day_key(bytes: &[u8]) -> Result<ArticleDate, StoreError> {
+    let date = bytes.try_into().ok().and_then(|number| ArticleDate::from_number(u32::from_be_bytes(number)));
+    date.ok_or_else(|| StoreError::damaged("a key of the day manifests", "it is no date"))
+}
+
+/// The first key after all keys that begin with `prefix`; `None` where there is no such key.
+pub fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            return Some(end);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_come_back_and_order_as_articles_do() {
+        let key = |date: &str, url: &str| ArticleKey { date: date.parse().unwrap(), url: CanonicalUrl::parse(url).unwrap() };
+        let mut keys = vec![
+            key("2024-05-01", "https://example.com/"),
+            key("2024-05-01", "https://example.com/a"),
+            key("2024-05-01", "https://example.com:8080/a"),
+            key("2024-05-01", "https://news.example.com/a?b=c"),
+            key("2023-12-31", "https://zzz.example/"),
+            key("9999-12-31", "https://[::1]/"),
+        ];
+        for key in &keys {
+            assert_eq!(&parse_article_key(&article_key(key)).unwrap(), key);
+            let index_key = url_index_key(key);
+            assert_eq!(parse_url_index_key(&index_key).unwrap(), (key.url.key(), key.date));
+            assert_eq!(parse_day_key(&day_key(key.date)).unwrap(), key.date);
+        }
+        let mut by_bytes = keys.clone();
+        by_bytes.sort_by_key(article_key);
+        keys.sort();
+        assert_eq!(by_bytes, keys);
+    }
+
+    #[test]
+    fn nonsense_is_damage_and_no_panic() {
+        for bytes in [&b""[..], b"123", b"\0\0\0\0com,example,)/", b"\x01\x34\xd6\x65\xff)/"] {
+            assert!(parse_article_key(bytes).is_err());
+            assert!(parse_url_index_key(bytes).is_err());
+        }
+    }
+
+    #[test]
+    fn prefixes_end_where_they_should() {
+        assert_eq!(after_prefix(b"ab"), Some(b"ac".to_vec()));
+        assert_eq!(after_prefix(b"a\xff\xff"), Some(b"b".to_vec()));
+        assert_eq!(after_prefix(b"\xff"), None);
+        assert_eq!(after_prefix(b""), None);
+    }
+}

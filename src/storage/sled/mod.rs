@@ -1,0 +1,255 @@
+//! The engine that keeps articles on disk: sled 0.34, with what sled alone does not promise built around it.
+//!
+//! A write goes: encode and compress (pool) -> [`committer`] -> [`journal`], synced -> sled's [`trees`] -> acknowledged.
+//! [`checkpoint`]s make sled durable by itself and cut the journal; [`open`](SledStore::open) replays what came after the
+//! last one. Reads go straight to the trees. Nothing outside this folder names sled.
+
+mod checkpoint;
+mod committer;
+mod entry;
+mod folder;
+mod group;
+mod journal;
+mod keys;
+mod pool;
+mod reader;
+mod shared;
+mod trees;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use async_trait::async_trait;
+use tokio::sync::{mpsc, oneshot};
+
+use self::checkpoint::{CheckpointRequest, Checkpointer, checkpoint};
+use self::committer::{Command, Committer, PreparedBatch};
+use self::entry::State;
+use self::folder::{Folder, folder_bytes};
+use self::group::PreparedWrite;
+use self::journal::Journal;
+use self::keys::{STATE_KEY, Tree};
+use self::pool::Pool;
+use self::shared::Shared;
+use self::trees::Trees;
+use super::{
+    ArticleStore, Change, CountOfGroup, CountRequest, IngestStreamId, LookupResult, OpenedStream, Page, PendingCommit, ScanRequest, StoreError,
+    StoreHealth, StoreIdentity, StoreStats, WriteBatch,
+};
+use crate::article::{ArticleDate, ArticleHead, ArticleKey, CanonicalUrl, StoredArticle};
+
+/// Batches that wait for the committer at most: past that, submitting waits.
+const QUEUE_BATCHES: usize = 64;
+
+/// A store in a folder.
+#[derive(Debug)]
+pub struct SledStore {
+    identity: StoreIdentity,
+    folder: Arc<Folder>,
+    trees: Arc<Trees>,
+    shared: Arc<Shared>,
+    pool: Pool,
+    committer: mpsc::Sender<Command>,
+    threads: Mutex<Option<Threads>>,
+}
+
+#[derive(Debug)]
+struct Threads {
+    /// Gives back the number of the last journal file.
+    committer: JoinHandle<u64>,
+    checkpointer: JoinHandle<()>,
+}
+
+impl SledStore {
+    /// Opens the store in a folder, creates it where the folder is empty or missing, and brings it up to everything that was
+    /// ever acknowledged. Blocks for as long as that takes: after a crash, up to the time of writing 64 MiB.
+    ///
+    /// # Errors
+    /// [`StoreError::CannotOpen`] where the folder is in use, is none of ours or of another version, and
+    /// [`StoreError::Damaged`] where something that was acknowledged is missing.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let folder = Arc::new(Folder::open(path)?);
+        let trees = Arc::new(Trees::open(&folder.sled_path())?);
+        let (journal, state) = recover(&folder, &trees)?;
+        let shared = Arc::new(Shared::new(state));
+        let (commands, queue) = mpsc::channel(QUEUE_BATCHES);
+        // One request waits while one is carried out: a committer that is two checkpoints ahead stops.
+        let (checkpoints, requests) = std::sync::mpsc::sync_channel(1);
+        let checkpointer = Checkpointer {
+            trees: Arc::clone(&trees),
+            folder: Arc::clone(&folder),
+            shared: Arc::clone(&shared),
+            committer: commands.downgrade(),
+        };
+        let committer = Committer { trees: Arc::clone(&trees), shared: Arc::clone(&shared), journal, state, checkpoints, epochs: HashMap::new() };
+        let threads = Threads {
+            checkpointer: spawn("checkpoint", move || checkpointer.run(requests))?,
+            committer: spawn("committer", move || committer.run(queue))?,
+        };
+        let identity = StoreIdentity { engine: "sled", store_id: folder.store_id(), format_version: folder::FORMAT_VERSION };
+        Ok(Self { identity, folder, trees, shared, pool: Pool::new(), committer: commands, threads: Mutex::new(Some(threads)) })
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&Trees, &pool::Cancelled) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let trees = Arc::clone(&self.trees);
+        self.pool.run(move |cancelled| job(&trees, cancelled)).await
+    }
+
+    async fn send(&self, command: Command) -> Result<(), StoreError> {
+        self.shared.writable().map_err(StoreError::Failed)?;
+        self.committer.send(command).await.map_err(|_| StoreError::Closed)
+    }
+}
+
+fn spawn<T: Send + 'static>(name: &str, run: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>, StoreError> {
+    let thread = std::thread::Builder::new().name(format!("dateline-{name}"));
+    thread.spawn(run).map_err(|error| StoreError::io("cannot start a thread", error))
+}
+
+/// Applies the journal after the last checkpoint, checks that nothing acknowledged is missing, and begins a new journal file.
+fn recover(folder: &Folder, trees: &Trees) -> Result<(Journal, State), StoreError> {
+    let checkpoint = folder.checkpoint()?;
+    let stored = |trees: &Trees| {
+        let value = trees.get(Tree::State, STATE_KEY)?;
+        value.map_or(Ok(State::default()), |value| State::decode(&value))
+    };
+    let found = stored(trees)?.group;
+    if found < checkpoint.group {
+        let detail = format!("it holds groups up to {found}, but group {} was durable: restore a backup", checkpoint.group);
+        return Err(StoreError::damaged(folder.sled_path().display().to_string(), detail));
+    }
+    let replayed = journal::replay(&folder.journal_path(), folder.store_id(), checkpoint.group, |_, mutations| trees.apply(mutations))?;
+    if replayed.last_group < found {
+        let detail = format!("it ends with group {}, but group {found} was acknowledged: restore a backup", replayed.last_group);
+        return Err(StoreError::damaged(folder.journal_path().display().to_string(), detail));
+    }
+    let state = stored(trees)?;
+    if replayed.applied > 0 {
+        tracing::info!(groups = replayed.applied, "applied what the journal held since the last checkpoint");
+    }
+    let journal = Journal::create(&folder.journal_path(), folder.store_id(), replayed.next_number, state.group + 1)?;
+    if replayed.applied == 0 {
+        journal::drop_before(&folder.journal_path(), journal.number())?;
+    }
+    Ok((journal, state))
+}
+
+#[async_trait]
+impl ArticleStore for SledStore {
+    fn identity(&self) -> StoreIdentity {
+        self.identity
+    }
+
+    fn health(&self) -> StoreHealth {
+        self.shared.health()
+    }
+
+    async fn failed(&self) -> String {
+        self.shared.failed().await
+    }
+
+    fn sequence(&self) -> u64 {
+        self.shared.sequence()
+    }
+
+    async fn article(&self, key: &ArticleKey) -> Result<Option<StoredArticle>, StoreError> {
+        let key = key.clone();
+        self.read(move |trees, _| trees.article(&key)).await
+    }
+
+    async fn latest_article(&self, url: &CanonicalUrl) -> Result<Option<StoredArticle>, StoreError> {
+        let url = url.clone();
+        self.read(move |trees, _| trees.latest_article(&url)).await
+    }
+
+    async fn article_dates(&self, url: &CanonicalUrl, limit: usize) -> Result<Vec<ArticleDate>, StoreError> {
+        let url = url.clone();
+        self.read(move |trees, _| trees.article_dates(&url, limit)).await
+    }
+
+    async fn articles(&self, keys: &[ArticleKey], text_budget: usize) -> Result<Vec<LookupResult>, StoreError> {
+        let keys = keys.to_vec();
+        self.read(move |trees, cancelled| {
+            let mut results = Vec::with_capacity(keys.len());
+            let mut bytes = 0;
+            for key in &keys {
+                cancelled.check()?;
+                let result = trees.article(key);
+                bytes += result.as_ref().ok().and_then(Option::as_ref).map_or(0, |found| found.article.size());
+                results.push(result);
+                if bytes > text_budget {
+                    break;
+                }
+            }
+            Ok(results)
+        })
+        .await
+    }
+
+    async fn scan(&self, request: &ScanRequest) -> Result<Page<StoredArticle>, StoreError> {
+        let request = request.clone();
+        self.read(move |trees, cancelled| trees.scan(&request, cancelled)).await
+    }
+
+    async fn scan_heads(&self, request: &ScanRequest) -> Result<Page<ArticleHead>, StoreError> {
+        let request = request.clone();
+        self.read(move |trees, cancelled| trees.scan_heads(&request, cancelled)).await
+    }
+
+    async fn count(&self, request: &CountRequest) -> Result<Vec<CountOfGroup>, StoreError> {
+        let request = request.clone();
+        self.read(move |trees, cancelled| trees.count(&request, cancelled)).await
+    }
+
+    async fn submit(&self, batch: WriteBatch) -> Result<PendingCommit, StoreError> {
+        self.shared.writable().map_err(StoreError::Failed)?;
+        let WriteBatch { writes, stream } = batch;
+        let writes = self.pool.run(move |_| Ok(writes.into_iter().map(PreparedWrite::from).collect())).await?;
+        let (reply, pending) = PendingCommit::new();
+        self.send(Command::Write { batch: PreparedBatch { writes, stream }, reply }).await?;
+        Ok(pending)
+    }
+
+    async fn open_stream(&self, id: &IngestStreamId) -> Result<OpenedStream, StoreError> {
+        let (reply, opened) = oneshot::channel();
+        self.send(Command::OpenStream { id: id.clone(), reply }).await?;
+        opened.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    async fn changes(&self, after: u64, limit: usize) -> Result<Vec<Change>, StoreError> {
+        let up_to = self.sequence();
+        self.read(move |trees, _| trees.changes(after, up_to, limit)).await
+    }
+
+    async fn stats(&self) -> Result<StoreStats, StoreError> {
+        let contents = self.shared.contents();
+        let folder = Arc::clone(&self.folder);
+        self.read(move |trees, _| {
+            let (days, date_span) = trees.days()?;
+            let (engine_bytes, journal_bytes) = (trees.bytes_on_disk(), folder_bytes(&folder.journal_path()));
+            Ok(StoreStats { contents, days, date_span, engine_bytes, journal_bytes })
+        })
+        .await
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        // Where it is closed already, or the committer is gone, there is nobody to tell.
+        drop(self.committer.send(Command::Close).await);
+        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(Threads { committer, checkpointer }) = threads else { return Ok(()) };
+        let (trees, folder, shared) = (Arc::clone(&self.trees), Arc::clone(&self.folder), Arc::clone(&self.shared));
+        let finish = tokio::task::spawn_blocking(move || {
+            let ended = |_| StoreError::Failed("a thread of the store panicked".into());
+            let first_journal = committer.join().map_err(ended)?;
+            checkpointer.join().map_err(ended)?;
+            shared.writable().map_err(StoreError::Failed)?;
+            checkpoint(&trees, &folder, CheckpointRequest { group: shared.group(), first_journal })
+        });
+        finish.await.unwrap_or_else(|error| Err(StoreError::Failed(error.to_string())))
+    }
+}

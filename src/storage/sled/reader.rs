@@ -1,0 +1,316 @@
+//! Reading from the trees. Everything here blocks; the store runs it on its pool.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use super::entry;
+use super::keys::{self, Tree};
+use super::pool::Cancelled;
+use super::trees::{Trees, sled_error};
+use crate::article::{ArticleDate, ArticleHead, ArticleKey, CanonicalUrl, Filter, StoredArticle, UrlScope};
+use crate::storage::record::{HEADER_BYTES, RecordHeader};
+use crate::storage::{Change, CountOfGroup, CountRequest, CountedGroup, CountedHost, Direction, GroupBy, Page, ScanRequest, StoreError};
+
+/// How often a reader tries again where the article changes under it. Each try needs another write in between.
+const TRIES: usize = 100;
+
+impl Trees {
+    /// The article under a key.
+    pub fn article(&self, key: &ArticleKey) -> Result<Option<StoredArticle>, StoreError> {
+        let key_bytes = keys::article_key(key);
+        let Some(record) = self.get(Tree::Articles, &key_bytes)? else { return Ok(None) };
+        self.decode(key, &key_bytes, record)
+    }
+
+    /// Of all articles with this URL, the one with the latest date.
+    pub fn latest_article(&self, url: &CanonicalUrl) -> Result<Option<StoredArticle>, StoreError> {
+        for entry in self.tree(Tree::Urls).scan_prefix(keys::url_index_prefix(url)).keys().rev() {
+            let (_, date) = keys::parse_url_index_key(&entry.map_err(sled_error)?)?;
+            // The index may be a moment behind the article, which decides.
+            if let Some(article) = self.article(&ArticleKey { date, url: url.clone() })? {
+                return Ok(Some(article));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The dates of a URL's articles, latest first.
+    pub fn article_dates(&self, url: &CanonicalUrl, limit: usize) -> Result<Vec<ArticleDate>, StoreError> {
+        let entries = self.tree(Tree::Urls).scan_prefix(keys::url_index_prefix(url)).keys().rev().take(limit);
+        entries.map(|entry| Ok(keys::parse_url_index_key(&entry.map_err(sled_error)?)?.1)).collect()
+    }
+
+    /// A page of articles.
+    pub fn scan(&self, request: &ScanRequest, cancelled: &Cancelled) -> Result<Page<StoredArticle>, StoreError> {
+        let mut text_bytes = 0;
+        self.page(request, cancelled, |key, key_bytes, record| {
+            let article = self.decode(&key, key_bytes, record)?;
+            text_bytes += article.as_ref().map_or(0, |article| article.article.size());
+            Ok((article, text_bytes <= request.text_budget))
+        })
+    }
+
+    /// A page of heads.
+    pub fn scan_heads(&self, request: &ScanRequest, cancelled: &Cancelled) -> Result<Page<ArticleHead>, StoreError> {
+        self.page(request, cancelled, |key, _, record| Ok((Some(self.header(&key, &record)?.into_head()), true)))
+    }
+
+    /// Counts by what the filter allows to be counted cheapest: the day manifests, or the keys of the URL index.
+    pub fn count(&self, request: &CountRequest, cancelled: &Cancelled) -> Result<Vec<CountOfGroup>, StoreError> {
+        let CountRequest { filter, group_by, limit } = request;
+        match group_by {
+            GroupBy::Total => {
+                let count = if filter.scope == UrlScope::All {
+                    self.manifests(filter, None)?.values().sum()
+                } else {
+                    let mut count = 0;
+                    self.index_entries(filter, None, cancelled, |_, _| count += 1)?;
+                    count
+                };
+                Ok(vec![CountOfGroup { group: CountedGroup::Total, count }])
+            }
+            GroupBy::Day(after) => {
+                let days = if filter.scope == UrlScope::All {
+                    self.manifests(filter, *after)?
+                } else {
+                    let mut days = BTreeMap::new();
+                    self.index_entries(filter, None, cancelled, |_, date| *days.entry(date).or_insert(0) += 1)?;
+                    days
+                };
+                let later = days.into_iter().filter(|(day, _)| after.is_none_or(|after| *day > after));
+                Ok(later.take(*limit).map(|(day, count)| CountOfGroup { group: CountedGroup::Day(day), count }).collect())
+            }
+            GroupBy::Host(after) => self.count_hosts(filter, after.as_ref(), *limit, cancelled),
+        }
+    }
+
+    /// The changes after a sequence.
+    pub fn changes(&self, after: u64, up_to: u64, limit: usize) -> Result<Vec<Change>, StoreError> {
+        let range = (Bound::Excluded(after.to_be_bytes()), Bound::Included(up_to.to_be_bytes()));
+        let decode = |entry: sled::Result<(sled::IVec, sled::IVec)>| {
+            let (key, value) = entry.map_err(sled_error)?;
+            entry::decode_change(&key, &value)
+        };
+        if after >= up_to { Ok(Vec::new()) } else { self.tree(Tree::Changes).range(range).take(limit).map(decode).collect() }
+    }
+
+    /// How many days there are, the first and the last.
+    pub fn days(&self) -> Result<(u64, Option<(ArticleDate, ArticleDate)>), StoreError> {
+        let days = self.tree(Tree::Days);
+        let date = |entry: Option<(sled::IVec, sled::IVec)>| entry.map(|(key, _)| keys::parse_day_key(&key)).transpose();
+        let span = date(days.first().map_err(sled_error)?)?.zip(date(days.last().map_err(sled_error)?)?);
+        Ok((days.len() as u64, span))
+    }
+
+    fn header(&self, key: &ArticleKey, record: &[u8]) -> Result<RecordHeader, StoreError> {
+        RecordHeader::decode(key, record).map_err(|error| StoreError::damaged(format!("article {key}"), error.to_string()))
+    }
+
+    /// Decodes a record, with the chunks of its payload. `None` where the article was deleted meanwhile.
+    fn decode(&self, key: &ArticleKey, key_bytes: &[u8], mut record: sled::IVec) -> Result<Option<StoredArticle>, StoreError> {
+        for _ in 0..TRIES {
+            let header = self.header(key, &record)?;
+            let inline = &record[HEADER_BYTES..];
+            let decoded = if inline.len() == header.payload_bytes() {
+                header.decode_article(inline)
+            } else {
+                let payload = self.payload(key_bytes, &header, inline)?;
+                header.decode_article(&payload)
+            };
+            match decoded {
+                Ok(article) => return Ok(Some(article)),
+                Err(error) => match self.get(Tree::Articles, key_bytes)? {
+                    // The chunks go with a deletion: what looks damaged may only be gone.
+                    None => return Ok(None),
+                    Some(now) if now != record => record = now,
+                    Some(_) => return Err(StoreError::damaged(format!("article {key}"), error.to_string())),
+                },
+            }
+        }
+        Err(StoreError::damaged(format!("article {key}"), "it changed all the time while it was read"))
+    }
+
+    fn payload(&self, key_bytes: &[u8], header: &RecordHeader, inline: &[u8]) -> Result<Vec<u8>, StoreError> {
+        let mut payload = Vec::with_capacity(header.payload_bytes());
+        payload.extend_from_slice(inline);
+        for number in 0..=u16::MAX {
+            if payload.len() >= header.payload_bytes() {
+                break;
+            }
+            let Some(chunk) = self.get(Tree::Chunks, &keys::chunk_key(key_bytes, header.head().revision, number))? else { break };
+            payload.extend_from_slice(&chunk);
+        }
+        Ok(payload)
+    }
+
+    /// Collects a page: `take` makes an item of a record and tells whether the page has room for more after it.
+    fn page<T>(
+        &self,
+        request: &ScanRequest,
+        cancelled: &Cancelled,
+        mut take: impl FnMut(ArticleKey, &[u8], sled::IVec) -> Result<(Option<T>, bool), StoreError>,
+    ) -> Result<Page<T>, StoreError> {
+        let mut items = Vec::new();
+        for range in self.ranges(request)? {
+            cancelled.check()?;
+            let mut entries = self.tree(Tree::Articles).range::<Vec<u8>, _>(range?);
+            let mut next = || match request.direction {
+                Direction::Ascending => entries.next(),
+                Direction::Descending => entries.next_back(),
+            };
+            while let Some(entry) = next() {
+                let (key_bytes, record) = entry.map_err(sled_error)?;
+                let key = keys::parse_article_key(&key_bytes)?;
+                let (item, room) = take(key.clone(), &key_bytes, record)?;
+                items.extend(item);
+                if items.len() >= request.limit || !room {
+                    return Ok(Page { items, next: Some(key) });
+                }
+            }
+        }
+        Ok(Page { items, next: None })
+    }
+
+    /// The key ranges that a scan goes through, in its direction: one where every URL is wanted, else one a day that there is.
+    #[expect(clippy::type_complexity, reason = "a range of keys is what sled wants to have")]
+    fn ranges<'a>(
+        &'a self,
+        request: &'a ScanRequest,
+    ) -> Result<Box<dyn Iterator<Item = Result<(Bound<Vec<u8>>, Bound<Vec<u8>>), StoreError>> + 'a>, StoreError> {
+        let Filter { dates, scope } = &request.filter;
+        let (mut from, mut to) = (dates.from, dates.to);
+        if let Some(after) = &request.after {
+            match request.direction {
+                Direction::Ascending => from = from.max(after.date),
+                Direction::Descending => to = to.min(after.date),
+            }
+        }
+        if from > to {
+            return Ok(Box::new(std::iter::empty()));
+        }
+        let prefix = scope.key_prefix();
+        let bounds = move |first: ArticleDate, last: ArticleDate| {
+            let start = Bound::Included(keys::article_prefix(first, prefix));
+            let end = keys::after_prefix(&keys::article_prefix(last, prefix)).map_or(Bound::Unbounded, Bound::Excluded);
+            match (&request.after, request.direction) {
+                (Some(after), Direction::Ascending) if after.date == first => (later(start, Bound::Excluded(keys::article_key(after))), end),
+                (Some(after), Direction::Descending) if after.date == last => (start, earlier(end, Bound::Excluded(keys::article_key(after)))),
+                _ => (start, end),
+            }
+        };
+        let not_empty = |(start, end): &(Bound<Vec<u8>>, Bound<Vec<u8>>)| match (start, end) {
+            (Bound::Included(start), Bound::Excluded(end)) | (Bound::Excluded(start), Bound::Excluded(end)) => start < end,
+            _ => true,
+        };
+        if prefix.is_empty() {
+            return Ok(Box::new(Some(bounds(from, to)).into_iter().filter(not_empty).map(Ok)));
+        }
+        let days = self.tree(Tree::Days).range(keys::day_key(from)..=keys::day_key(to)).keys();
+        let days: Box<dyn Iterator<Item = sled::Result<sled::IVec>>> = match request.direction {
+            Direction::Ascending => Box::new(days),
+            Direction::Descending => Box::new(days.rev()),
+        };
+        let ranges = days.map(move |day| {
+            let day = keys::parse_day_key(&day.map_err(sled_error)?)?;
+            Ok(bounds(day, day))
+        });
+        Ok(Box::new(ranges.filter(move |range| range.as_ref().map_or(true, not_empty))))
+    }
+
+    fn manifests(&self, filter: &Filter, after: Option<ArticleDate>) -> Result<BTreeMap<ArticleDate, u64>, StoreError> {
+        if filter.dates.is_empty() || after.is_some_and(|after| after >= filter.dates.to) {
+            return Ok(BTreeMap::new());
+        }
+        let from = after.and_then(ArticleDate::tomorrow).map_or(filter.dates.from, |next| next.max(filter.dates.from));
+        let entries = self.tree(Tree::Days).range(keys::day_key(from)..=keys::day_key(filter.dates.to));
+        let decode = |entry: sled::Result<(sled::IVec, sled::IVec)>| {
+            let (key, value) = entry.map_err(sled_error)?;
+            Ok((keys::parse_day_key(&key)?, entry::Manifest::decode(&key, &value)?.count))
+        };
+        entries.map(decode).collect()
+    }
+
+    /// Visits the index entries that the filter selects, after those of a host.
+    fn index_entries(
+        &self,
+        filter: &Filter,
+        after: Option<&CountedHost>,
+        cancelled: &Cancelled,
+        mut visit: impl FnMut(&str, ArticleDate),
+    ) -> Result<(), StoreError> {
+        self.index_entries_until(filter, after, cancelled, |url, date| {
+            visit(url, date);
+            true
+        })
+    }
+
+    fn index_entries_until(
+        &self,
+        filter: &Filter,
+        after: Option<&CountedHost>,
+        cancelled: &Cancelled,
+        mut visit: impl FnMut(&str, ArticleDate) -> bool,
+    ) -> Result<(), StoreError> {
+        let prefix = filter.scope.key_prefix().as_bytes();
+        let start = Bound::Included(prefix.to_vec());
+        let start = match after.and_then(|after| keys::after_prefix(after.key_prefix().as_bytes())) {
+            Some(next) => later(start, Bound::Included(next)),
+            None => start,
+        };
+        let end = keys::after_prefix(prefix).map_or(Bound::Unbounded, Bound::Excluded);
+        if let (Bound::Included(start), Bound::Excluded(end)) = (&start, &end)
+            && start >= end
+        {
+            return Ok(());
+        }
+        for (number, entry) in self.tree(Tree::Urls).range::<Vec<u8>, _>((start, end)).keys().enumerate() {
+            if number % 1024 == 0 {
+                cancelled.check()?;
+            }
+            let entry = entry.map_err(sled_error)?;
+            let (url, date) = keys::parse_url_index_key(&entry)?;
+            if filter.dates.contains(date) && !visit(url, date) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn count_hosts(&self, filter: &Filter, after: Option<&CountedHost>, limit: usize, cancelled: &Cancelled) -> Result<Vec<CountOfGroup>, StoreError> {
+        let mut hosts: Vec<(CountedHost, u64)> = Vec::new();
+        self.index_entries_until(filter, after, cancelled, |url, _| {
+            match hosts.last_mut() {
+                Some((host, count)) if url.starts_with(host.key_prefix()) => *count += 1,
+                _ if hosts.len() == limit => return false,
+                _ => hosts.push((CountedHost::of_key(url), 1)),
+            }
+            true
+        })?;
+        Ok(hosts.into_iter().map(|(host, count)| CountOfGroup { group: CountedGroup::Host(host), count }).collect())
+    }
+}
+
+/// The later of two starts.
+fn later(a: Bound<Vec<u8>>, b: Bound<Vec<u8>>) -> Bound<Vec<u8>> {
+    let place = |bound: &Bound<Vec<u8>>| match bound {
+        Bound::Included(key) => Some((key.clone(), false)),
+        Bound::Excluded(key) => Some((key.clone(), true)),
+        Bound::Unbounded => None,
+    };
+    if place(&a) >= place(&b) { a } else { b }
+}
+
+/// The earlier of two ends.
+fn earlier(a: Bound<Vec<u8>>, b: Bound<Vec<u8>>) -> Bound<Vec<u8>> {
+    match (&a, &b) {
+        (Bound::Unbounded, _) => b,
+        (_, Bound::Unbounded) => a,
+        (Bound::Excluded(x) | Bound::Included(x), Bound::Excluded(y) | Bound::Included(y)) => {
+            if x <= y {
+                a
+            } else {
+                b
+            }
+        }
+    }
+}
