@@ -74,13 +74,6 @@ impl Default for CallLimits {
     }
 }
 
-impl CallLimits {
-    /// Bytes of article text in a response. Leaves room for what goes with it: keys, etags, tokens.
-    pub fn response_text_bytes(&self) -> usize {
-        self.response_bytes - self.article.article_bytes.min(self.response_bytes) / 2
-    }
-}
-
 /// What all services share.
 #[derive(Clone)]
 pub struct Api {

@@ -24,7 +24,7 @@ use super::folder::{create_folder, private_file, sync_folder};
 use crate::storage::{StoreError, StoreId};
 
 pub use frame::{Frame, Mutation};
-pub use replay::{Replay, replay};
+pub use replay::replay;
 
 /// Frames begin at multiples of this many bytes.
 pub const BLOCK: usize = 4096;

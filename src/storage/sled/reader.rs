@@ -279,9 +279,10 @@ impl Trees {
     fn count_hosts(&self, filter: &Filter, after: Option<&CountedHost>, limit: usize, cancelled: &Cancelled) -> Result<Vec<CountOfGroup>, StoreError> {
         let mut hosts: Vec<(CountedHost, u64)> = Vec::new();
         self.index_entries_until(filter, after, cancelled, |url, _| {
+            let full = hosts.len() == limit;
             match hosts.last_mut() {
                 Some((host, count)) if url.starts_with(host.key_prefix()) => *count += 1,
-                _ if hosts.len() == limit => return false,
+                _ if full => return false,
                 _ => hosts.push((CountedHost::of_key(url), 1)),
             }
             true

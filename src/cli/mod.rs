@@ -1,0 +1,3 @@
+//! placeholder
+pub mod serve;
+#[derive(Debug)] pub enum CommandError { Usage(String), Failed(String) }

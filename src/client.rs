@@ -1,0 +1,263 @@
+//! The typed client: what the command line and the tests use, and what a Rust program can.
+//!
+//! Thin on purpose: requests and responses are the messages of the protocol; errors carry the stable reason.
+
+use std::fmt;
+
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status, Streaming};
+use tonic_types::StatusExt as _;
+
+use crate::article::{ArticleDraft, FieldViolation};
+use crate::grpc::convert;
+pub use crate::grpc::v1;
+
+use v1::admin_service_client::AdminServiceClient;
+use v1::article_service_client::ArticleServiceClient;
+use v1::ingest_service_client::IngestServiceClient;
+
+/// Bytes of a response that the client accepts: the server's limit and some room for one that is configured higher.
+const MAX_RESPONSE_BYTES: usize = 64 << 20;
+/// Messages of items that wait to be sent.
+const MESSAGES_ON_THE_WAY: usize = 2;
+
+/// A connection to a server. Cheap to clone; clones share the connection.
+#[derive(Debug, Clone)]
+pub struct Client {
+    articles: ArticleServiceClient<Channel>,
+    ingest: IngestServiceClient<Channel>,
+    admin: AdminServiceClient<Channel>,
+}
+
+/// Why a call failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientError {
+    /// The stable reason: as the server gave it, or `UNREACHABLE`, or the name of the code where there is none.
+    pub reason: String,
+    /// A sentence for people.
+    pub message: String,
+}
+
+impl std::error::Error for ClientError {}
+
+impl fmt::Display for ClientError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.message, self.reason)
+    }
+}
+
+impl From<Status> for ClientError {
+    fn from(status: Status) -> Self {
+        let reason = status.get_details_error_info().map(|info| info.reason);
+        Self { reason: reason.unwrap_or_else(|| format!("{:?}", status.code())), message: status.message().to_owned() }
+    }
+}
+
+impl Client {
+    /// Connects to a server: `http://host:port`, or `host:port`.
+    ///
+    /// # Errors
+    /// Where the address is none, or nobody answers there.
+    pub async fn connect(server: &str) -> Result<Self, ClientError> {
+        let address = if server.contains("://") { server.to_owned() } else { format!("http://{server}") };
+        let unreachable = |text: String| ClientError { reason: "UNREACHABLE".into(), message: text };
+        let endpoint = Endpoint::from_shared(address.clone()).map_err(|_| unreachable(format!("{server} is no address of a server: write http://HOST:PORT")))?;
+        let endpoint = endpoint.tcp_nodelay(true).initial_stream_window_size(1 << 20).initial_connection_window_size(4 << 20);
+        let channel = endpoint.connect().await.map_err(|_| {
+            unreachable(format!("no server answers at {address}: start one with `dateline serve`, or name another with --server"))
+        })?;
+        Ok(Self {
+            articles: ArticleServiceClient::new(channel.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES),
+            ingest: IngestServiceClient::new(channel.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES),
+            admin: AdminServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES),
+        })
+    }
+
+    /// One article.
+    pub async fn get_article(&self, request: v1::GetArticleRequest) -> Result<v1::Article, ClientError> {
+        let response = self.articles.clone().get_article(request).await?.into_inner();
+        response.article.ok_or_else(|| cut_off("the response holds no article"))
+    }
+
+    /// Articles by key, one result a key.
+    pub async fn lookup_articles(&self, request: v1::LookupArticlesRequest) -> Result<Vec<v1::LookupResult>, ClientError> {
+        let mut stream = self.articles.clone().lookup_articles(request).await?.into_inner();
+        let mut results = Vec::new();
+        while let Some(message) = stream.message().await? {
+            results.extend(message.results);
+        }
+        Ok(results)
+    }
+
+    /// A page of articles.
+    pub async fn list_articles(&self, request: v1::ListArticlesRequest) -> Result<v1::ListArticlesResponse, ClientError> {
+        Ok(self.articles.clone().list_articles(request).await?.into_inner())
+    }
+
+    /// All articles that a filter selects, one after the other.
+    pub async fn stream_articles(&self, request: v1::StreamArticlesRequest) -> Result<ArticleStream, ClientError> {
+        let stream = self.articles.clone().stream_articles(request).await?.into_inner();
+        Ok(ArticleStream { stream, batch: Vec::new().into_iter(), ended: false })
+    }
+
+    /// Stores an article.
+    pub async fn put_article(&self, request: v1::PutArticleRequest) -> Result<v1::PutArticleResponse, ClientError> {
+        Ok(self.articles.clone().put_article(request).await?.into_inner())
+    }
+
+    /// Deletes an article.
+    pub async fn delete_article(&self, request: v1::DeleteArticleRequest) -> Result<v1::DeleteArticleResponse, ClientError> {
+        Ok(self.articles.clone().delete_article(request).await?.into_inner())
+    }
+
+    /// Deletes what a filter selects.
+    pub async fn delete_articles(&self, request: v1::DeleteArticlesRequest) -> Result<v1::DeleteArticlesResponse, ClientError> {
+        Ok(self.articles.clone().delete_articles(request).await?.into_inner())
+    }
+
+    /// A page of counts.
+    pub async fn count_articles(&self, request: v1::CountArticlesRequest) -> Result<v1::CountArticlesResponse, ClientError> {
+        Ok(self.articles.clone().count_articles(request).await?.into_inner())
+    }
+
+    /// The canonical form of a URL.
+    pub async fn resolve_url(&self, url: &str) -> Result<v1::ResolveUrlResponse, ClientError> {
+        Ok(self.articles.clone().resolve_url(v1::ResolveUrlRequest { url: url.to_owned() }).await?.into_inner())
+    }
+
+    /// Stores articles in one message.
+    pub async fn batch_ingest_articles(&self, articles: Vec<v1::Article>) -> Result<Vec<v1::IngestResult>, ClientError> {
+        let request = v1::BatchIngestArticlesRequest { articles };
+        Ok(self.ingest.clone().batch_ingest_articles(request).await?.into_inner().results)
+    }
+
+    /// What the store holds and how it is doing.
+    pub async fn status(&self) -> Result<v1::GetStatusResponse, ClientError> {
+        Ok(self.admin.clone().get_status(v1::GetStatusRequest {}).await?.into_inner())
+    }
+
+    /// Opens an ingest stream; an empty id makes one that cannot be resumed.
+    pub async fn ingest(
+        &self,
+        stream_id: &str,
+        report_all_outcomes: bool,
+    ) -> Result<(IngestSender, IngestReceiver, v1::IngestOpened), ClientError> {
+        use v1::ingest_articles_request::Message;
+        use v1::ingest_articles_response::Message as Reply;
+        let (sender, messages) = mpsc::channel(MESSAGES_ON_THE_WAY);
+        let sender = IngestSender(sender);
+        sender.message(Message::Open(v1::IngestOpen { stream_id: stream_id.to_owned(), report_all_outcomes })).await?;
+        let replies = self.ingest.clone().ingest_articles(Request::new(ReceiverStream::new(messages))).await?;
+        let mut receiver = IngestReceiver(replies.into_inner());
+        match receiver.0.message().await?.and_then(|response| response.message) {
+            Some(Reply::Opened(opened)) => Ok((sender, receiver, opened)),
+            _ => Err(cut_off("the server did not open the ingest stream")),
+        }
+    }
+}
+
+/// The articles of [`Client::stream_articles`].
+#[derive(Debug)]
+pub struct ArticleStream {
+    stream: Streaming<v1::StreamArticlesResponse>,
+    batch: std::vec::IntoIter<v1::Article>,
+    ended: bool,
+}
+
+impl ArticleStream {
+    /// The next article; `None` at the end.
+    ///
+    /// # Errors
+    /// Where the stream was cut off before its end.
+    pub async fn next(&mut self) -> Result<Option<v1::Article>, ClientError> {
+        use v1::stream_articles_response::Event;
+        loop {
+            if let Some(article) = self.batch.next() {
+                return Ok(Some(article));
+            }
+            if self.ended {
+                return Ok(None);
+            }
+            match self.stream.message().await?.map(|response| response.event) {
+                None => return Err(cut_off("the stream of articles was cut off before its end")),
+                Some(Some(Event::Batch(batch))) => self.batch = batch.articles.into_iter(),
+                Some(Some(Event::Ended(_))) => self.ended = true,
+                Some(Some(Event::Started(_)) | None) => {}
+            }
+        }
+    }
+}
+
+/// The sending side of an ingest stream.
+#[derive(Debug)]
+pub struct IngestSender(mpsc::Sender<v1::IngestArticlesRequest>);
+
+impl IngestSender {
+    /// Sends items; waits where the server is behind.
+    ///
+    /// # Errors
+    /// Where the stream has ended: the receiver says why.
+    pub async fn send(&mut self, first_item: i64, articles: Vec<v1::Article>) -> Result<(), ClientError> {
+        self.message(v1::ingest_articles_request::Message::Items(v1::IngestItems { first_item, articles })).await
+    }
+
+    /// Ends the stream for good. The receiver gets the counts.
+    pub async fn commit(self, item_count: i64) -> Result<(), ClientError> {
+        self.message(v1::ingest_articles_request::Message::Commit(v1::IngestCommit { item_count })).await
+    }
+
+    async fn message(&self, message: v1::ingest_articles_request::Message) -> Result<(), ClientError> {
+        let sent = self.0.send(v1::IngestArticlesRequest { message: Some(message) }).await;
+        sent.map_err(|_| cut_off("the ingest stream has ended"))
+    }
+}
+
+/// The receiving side of an ingest stream.
+#[derive(Debug)]
+pub struct IngestReceiver(Streaming<v1::IngestArticlesResponse>);
+
+/// What an ingest stream's server tells.
+#[derive(Debug, Clone, PartialEq)]
+pub enum IngestEvent {
+    /// Items are durable or rejected.
+    Ack(v1::IngestAck),
+    /// The stream is finished for good.
+    Committed(v1::IngestCommitted),
+}
+
+impl IngestReceiver {
+    /// The next event; `None` where the stream has ended.
+    ///
+    /// # Errors
+    /// Where the server ended the stream, or the connection broke.
+    pub async fn next(&mut self) -> Result<Option<IngestEvent>, ClientError> {
+        use v1::ingest_articles_response::Message;
+        loop {
+            match self.0.message().await?.map(|response| response.message) {
+                None => return Ok(None),
+                Some(Some(Message::Ack(ack))) => return Ok(Some(IngestEvent::Ack(ack))),
+                Some(Some(Message::Committed(committed))) => return Ok(Some(IngestEvent::Committed(committed))),
+                Some(Some(Message::Opened(_)) | None) => {}
+            }
+        }
+    }
+}
+
+fn cut_off(message: &str) -> ClientError {
+    ClientError { reason: "CUT_OFF".into(), message: message.into() }
+}
+
+/// A draft as a message.
+pub fn to_wire(draft: ArticleDraft) -> v1::Article {
+    convert::draft_to_wire(draft)
+}
+
+/// A message as a draft.
+///
+/// # Errors
+/// Where an instant is out of range.
+pub fn from_wire(article: v1::Article) -> Result<ArticleDraft, Vec<FieldViolation>> {
+    convert::draft_from_wire(article)
+}

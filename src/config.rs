@@ -1,0 +1,130 @@
+//! What the daemon is told: flags before environment before file before defaults, read once and checked once.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use figment::Figment;
+use figment::providers::{Env, Format as _, Serialized, Toml};
+use serde::{Deserialize, Serialize};
+
+use crate::article::{DateHorizon, Limits};
+
+/// The daemon's configuration. In a file (TOML) and in the environment (`DATELINE_DATA`, `DATELINE_LISTEN` ...) the fields have
+/// these names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServeConfig {
+    /// The data folder. Default `./dateline-data`.
+    pub data: PathBuf,
+    /// The address to listen on; port 0 picks a free one. Default `127.0.0.1:50051`.
+    pub listen: SocketAddr,
+    /// Allows an address that other machines reach, without encryption or authentication. Default false.
+    pub insecure: bool,
+    /// Days ahead of today that an article may be dated; -1 for any. Default 90.
+    pub max_days_ahead: i64,
+    /// Bytes of an article at most. Default 3 MiB, and at most that.
+    pub article_bytes: usize,
+    /// Seconds that calls may take to finish when the daemon is told to stop. Default 20.
+    pub drain_seconds: u64,
+}
+
+impl Default for ServeConfig {
+    fn default() -> Self {
+        Self {
+            data: "dateline-data".into(),
+            listen: SocketAddr::from(([127, 0, 0, 1], 50051)),
+            insecure: false,
+            max_days_ahead: 90,
+            article_bytes: Limits::default().article_bytes,
+            drain_seconds: 20,
+        }
+    }
+}
+
+/// What is given on the command line; what is not stays with the environment, the file or the default.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct ServeFlags {
+    /// The data folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<PathBuf>,
+    /// The address to listen on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<SocketAddr>,
+    /// Allows an address that other machines reach.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub insecure: Option<bool>,
+}
+
+impl ServeConfig {
+    /// Puts the configuration together and checks it.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong and what to do.
+    pub fn load(flags: &ServeFlags, file: Option<&Path>) -> Result<Self, String> {
+        let mut figment = Figment::from(Serialized::defaults(Self::default()));
+        if let Some(file) = file {
+            if !file.is_file() {
+                return Err(format!("the configuration file {} cannot be read", file.display()));
+            }
+            figment = figment.merge(Toml::file_exact(file));
+        }
+        // DATELINE_SERVER and DATELINE_CORPUS are for clients and tests.
+        let environment = Env::prefixed("DATELINE_").ignore(&["server", "corpus", "log"]);
+        let config: Self = figment.merge(environment).merge(Serialized::defaults(flags)).extract().map_err(|error| format!("the configuration is wrong: {error}"))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if !self.listen.ip().is_loopback() && !self.insecure {
+            return Err(format!(
+                "{} can be reached by other machines, and this version neither encrypts nor authenticates: listen on 127.0.0.1, or say --insecure where the network is trusted",
+                self.listen
+            ));
+        }
+        let most = Limits::default().article_bytes;
+        if !(1..=most).contains(&self.article_bytes) {
+            return Err(format!("article_bytes is {}: it must lie between 1 and {most}", self.article_bytes));
+        }
+        Ok(())
+    }
+
+    /// The limits on articles.
+    pub fn limits(&self) -> Limits {
+        let horizon = u32::try_from(self.max_days_ahead).map_or(DateHorizon::Unlimited, DateHorizon::Days);
+        Limits { article_bytes: self.article_bytes, horizon, ..Limits::default() }
+    }
+
+    /// How long calls may take to finish when the daemon is told to stop.
+    pub fn drain(&self) -> Duration {
+        Duration::from_secs(self.drain_seconds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_machines_are_kept_out_unless_told_otherwise() {
+        let flags = |listen: &str, insecure| ServeFlags { listen: listen.parse().ok(), insecure, data: None };
+        assert!(ServeConfig::load(&flags("0.0.0.0:1", None), None).unwrap_err().contains("--insecure"));
+        assert!(ServeConfig::load(&flags("[::]:1", None), None).is_err());
+        assert!(ServeConfig::load(&flags("0.0.0.0:1", Some(true)), None).is_ok());
+        assert!(ServeConfig::load(&flags("[::1]:1", None), None).is_ok());
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_unknown_names_are_errors() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("dateline.toml");
+        std::fs::write(&file, "listen = \"127.0.0.1:7\"\nmax_days_ahead = -1\n").unwrap();
+        let flags = ServeFlags { listen: "127.0.0.1:8".parse().ok(), ..ServeFlags::default() };
+        let config = ServeConfig::load(&flags, Some(&file)).unwrap();
+        assert_eq!(config.listen.port(), 8);
+        assert_eq!(config.limits().horizon, DateHorizon::Unlimited);
+        std::fs::write(&file, "lisen = 1\n").unwrap();
+        assert!(ServeConfig::load(&flags, Some(&file)).unwrap_err().contains("lisen"));
+    }
+}

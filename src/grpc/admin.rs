@@ -1,0 +1,74 @@
+//! AdminService: how the store is doing.
+
+use tonic::{Request, Response, Status};
+
+use super::Api;
+use super::outgoing::OutgoingStream;
+use super::status::ApiError;
+use super::v1::{self, admin_service_server::AdminService};
+use crate::article::url::RULES_VERSION;
+
+#[tonic::async_trait]
+impl AdminService for Api {
+    async fn get_status(&self, _: Request<v1::GetStatusRequest>) -> Result<Response<v1::GetStatusResponse>, Status> {
+        let stats = self.store.stats().await.map_err(ApiError::from)?;
+        let identity = self.store.identity();
+        let uptime = self.started.elapsed();
+        let date = |date: Option<crate::article::ArticleDate>| date.map(|date| date.to_string()).unwrap_or_default();
+        let contents = v1::StoreContents {
+            article_count: stats.contents.articles as i64,
+            day_count: stats.days as i64,
+            first_date: date(stats.date_span.map(|(first, _)| first)),
+            last_date: date(stats.date_span.map(|(_, last)| last)),
+            earlier_revision_count: stats.contents.earlier_revisions as i64,
+            last_sequence: stats.contents.last_sequence as i64,
+            text_bytes: stats.contents.text_bytes as i64,
+        };
+        let sizes = v1::StoreSizes {
+            record_bytes: stats.contents.record_bytes as i64,
+            engine_bytes: stats.engine_bytes as i64,
+            journal_bytes: stats.journal_bytes as i64,
+        };
+        Ok(Response::new(v1::GetStatusResponse {
+            version: env!("CARGO_PKG_VERSION").into(),
+            engine: identity.engine.into(),
+            store_id: identity.store_id.to_string(),
+            format_version: identity.format_version.into(),
+            url_rules_version: RULES_VERSION.into(),
+            durability: v1::Durability::Fsync.into(),
+            uptime: Some(prost_types::Duration { seconds: uptime.as_secs() as i64, nanos: uptime.subsec_nanos() as i32 }),
+            contents: Some(contents),
+            sizes: Some(sizes),
+            last_verification: None,
+            limits: Some(self.limits_to_wire()),
+        }))
+    }
+
+    type CreateBackupStream = OutgoingStream<v1::CreateBackupResponse>;
+
+    async fn create_backup(&self, _: Request<v1::CreateBackupRequest>) -> Result<Response<Self::CreateBackupStream>, Status> {
+        Err(ApiError::Unimplemented("CreateBackup").into())
+    }
+
+    type VerifyStoreStream = OutgoingStream<v1::VerifyStoreResponse>;
+
+    async fn verify_store(&self, _: Request<v1::VerifyStoreRequest>) -> Result<Response<Self::VerifyStoreStream>, Status> {
+        Err(ApiError::Unimplemented("VerifyStore").into())
+    }
+}
+
+impl Api {
+    fn limits_to_wire(&self) -> v1::ServerLimits {
+        let limits = &self.limits;
+        v1::ServerLimits {
+            article_bytes: limits.article.article_bytes as i64,
+            url_bytes: limits.article.url_bytes as i64,
+            request_bytes: limits.request_bytes as i64,
+            response_bytes: limits.response_bytes as i64,
+            default_page_size: limits.default_page_size as i32,
+            max_page_size: limits.max_page_size as i32,
+            lookup_keys: limits.lookup_keys as i32,
+            batch_articles: limits.batch_articles as i32,
+        }
+    }
+}

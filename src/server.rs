@@ -1,0 +1,229 @@
+//! The daemon's wiring: listener, limits of the transport, health, reflection, and how it stops.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{Request, Response};
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::service::LayerExt as _;
+use tonic::transport::Server;
+use tonic_health::ServingStatus;
+use tower::{Layer, Service};
+
+use crate::grpc::status::{ApiError, unreadable_message};
+use crate::grpc::v1::admin_service_server::AdminServiceServer;
+use crate::grpc::v1::article_service_server::ArticleServiceServer;
+use crate::grpc::v1::change_service_server::ChangeServiceServer;
+use crate::grpc::v1::ingest_service_server::IngestServiceServer;
+use crate::grpc::{Api, CallLimits, DESCRIPTORS};
+use crate::storage::ArticleStore;
+
+/// Calls of one connection at once.
+const STREAMS_PER_CONNECTION: u32 = 256;
+/// Bytes of a request's headers.
+const HEADER_LIST_BYTES: u32 = 16 << 10;
+/// Resets that a connection may have pending: beyond, it is closed (CVE-2023-44487).
+const PENDING_RESETS: usize = 64;
+/// Flow control windows: what a client may send ahead of the handler.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+/// An idle connection is asked so often whether it still lives, and closed where no answer comes.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How the daemon serves.
+#[derive(Debug, Clone, Copy)]
+pub struct ServeOptions {
+    /// The limits on calls.
+    pub limits: CallLimits,
+    /// How long calls may take to finish once the daemon is told to stop.
+    pub drain: Duration,
+}
+
+/// Serves the store on the listener until `stop` is cancelled or the store fails; then lets calls finish, refuses new ones with
+/// UNAVAILABLE, and returns. The store stays open.
+///
+/// # Errors
+/// Where the server cannot be set up, or the store has failed.
+pub async fn serve(listener: TcpListener, store: Arc<dyn ArticleStore>, options: ServeOptions, stop: CancellationToken) -> Result<(), String> {
+    let calls = Arc::new(Calls::default());
+    let draining = CancellationToken::new();
+    let close = CancellationToken::new();
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_service_status("", ServingStatus::Serving).await;
+    for service in ["ArticleService", "IngestService", "ChangeService", "AdminService"] {
+        health.set_service_status(format!("dateline.v1.{service}"), ServingStatus::Serving).await;
+    }
+    let reflection = || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS).register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+    let setup = |error: tonic_reflection::server::Error| format!("reflection cannot be set up: {error}");
+
+    let api = Api::new(Arc::clone(&store), options.limits, draining.clone());
+    let limits = options.limits;
+    let guard = GuardLayer { calls: Arc::clone(&calls), draining: draining.clone(), request_bytes: limits.request_bytes };
+    macro_rules! service {
+        ($service:ident) => {
+            tower::ServiceBuilder::new().layer(guard.clone()).named_layer(
+                $service::new(api.clone()).max_decoding_message_size(limits.request_bytes).max_encoding_message_size(limits.response_bytes),
+            )
+        };
+    }
+    let server = Server::builder()
+        .tcp_nodelay(true)
+        .max_concurrent_streams(STREAMS_PER_CONNECTION)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_max_header_list_size(HEADER_LIST_BYTES)
+        .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS))
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .add_service(health_service)
+        .add_service(reflection().build_v1().map_err(setup)?)
+        .add_service(reflection().build_v1alpha().map_err(setup)?)
+        .add_service(service!(ArticleServiceServer))
+        .add_service(service!(IngestServiceServer))
+        .add_service(service!(ChangeServiceServer))
+        .add_service(service!(AdminServiceServer));
+    let mut serving = tokio::spawn(server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), close.clone().cancelled_owned()));
+
+    let failure = tokio::select! {
+        () = stop.cancelled() => None,
+        reason = store.failed() => Some(reason),
+        ended = &mut serving => return Err(format!("the server ended: {ended:?}")),
+    };
+    health.set_service_status("", ServingStatus::NotServing).await;
+    for service in ["ArticleService", "IngestService", "ChangeService", "AdminService"] {
+        health.set_service_status(format!("dateline.v1.{service}"), ServingStatus::NotServing).await;
+    }
+    draining.cancel();
+    if tokio::time::timeout(options.drain, calls.none_left()).await.is_err() {
+        tracing::warn!("calls that did not finish in time are cut off");
+    }
+    close.cancel();
+    // Connections get a moment to take the last bytes and the goodbye; then they are dropped.
+    if tokio::time::timeout(Duration::from_secs(2), &mut serving).await.is_err() {
+        serving.abort();
+    }
+    failure.map_or(Ok(()), |reason| Err(format!("the store has failed: {reason}")))
+}
+
+/// The calls that are being answered.
+#[derive(Debug, Default)]
+struct Calls {
+    count: AtomicUsize,
+    changed: Notify,
+}
+
+impl Calls {
+    async fn none_left(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if self.count.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+/// Counts a call for as long as it lives.
+struct CallGuard(Arc<Calls>);
+
+impl CallGuard {
+    fn new(calls: &Arc<Calls>) -> Self {
+        calls.count.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(calls))
+    }
+}
+
+impl Drop for CallGuard {
+    fn drop(&mut self) {
+        self.0.count.fetch_sub(1, Ordering::AcqRel);
+        self.0.changed.notify_waiters();
+    }
+}
+
+/// Stands before every service: refuses calls while draining, counts those under way, and gives unreadable messages the error
+/// that the protocol's documentation names.
+#[derive(Debug, Clone)]
+struct GuardLayer {
+    calls: Arc<Calls>,
+    draining: CancellationToken,
+    request_bytes: usize,
+}
+
+impl<S> Layer<S> for GuardLayer {
+    type Service = Guard<S>;
+
+    fn layer(&self, inner: S) -> Guard<S> {
+        Guard { inner, layer: self.clone() }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Guard<S> {
+    inner: S,
+    layer: GuardLayer,
+}
+
+impl<S> Service<Request<Body>> for Guard<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let call = CallGuard::new(&self.layer.calls);
+        if self.layer.draining.is_cancelled() {
+            return Box::pin(async { Ok(Status::from(ApiError::Draining).into_http()) });
+        }
+        let request_bytes = self.layer.request_bytes;
+        let answering = self.inner.call(request);
+        Box::pin(async move {
+            let response = answering.await?;
+            if let Some(error) = Status::from_header_map(response.headers()).and_then(|status| unreadable_message(&status, request_bytes)) {
+                return Ok(Status::from(error).into_http());
+            }
+            // A stream is under way until its last message: the guard goes with the body.
+            Ok(response.map(|body| Body::new(GuardedBody { body, _call: call })))
+        })
+    }
+}
+
+struct GuardedBody {
+    body: Body,
+    _call: CallGuard,
+}
+
+impl http_body::Body for GuardedBody {
+    type Data = bytes::Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<http_body::Frame<Self::Data>, Status>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}
