@@ -1,1 +1,27 @@
-fn main(){}
+//! The `dateline` program: reads the command line, runs one command, and says with its exit status how it went.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use dateline::cli::{self, Cli};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("dateline: the runtime cannot be started: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(cli::run(cli));
+    // A read of standard input that never ends must not keep the process.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("dateline: {error}");
+            ExitCode::from(error.exit_status())
+        }
+    }
+}

@@ -1,3 +1,156 @@
-//! placeholder
-pub mod serve;
-#[derive(Debug)] pub enum CommandError { Usage(String), Failed(String) }
+//! The command line: one file a command.
+
+mod count;
+mod export;
+mod get;
+mod ingest;
+mod list;
+mod output;
+mod serve;
+mod status;
+
+use std::fmt;
+use std::io;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::client::{Client, ClientError, v1};
+
+/// Keeps news articles by publication date and URL, and serves them over gRPC.
+#[derive(Debug, Parser)]
+#[command(
+    name = "dateline",
+    version,
+    about,
+    long_about = "Dateline keeps news articles by publication date and URL, and serves them over gRPC.\n\n\
+        `dateline serve` runs the store; every other command is a client of a running one.",
+    after_help = "EXAMPLES:\n  \
+        dateline serve --import seeds\n  \
+        dateline ingest articles.ndjson.gz\n  \
+        dateline get 2026-02-23 https://example.com/a\n  \
+        dateline list --from 2026-02-01 --to 2026-02-28 --domain example.com\n  \
+        dateline count --by day\n  \
+        dateline export --format ndjson --output all.ndjson.zst\n\n\
+        EXIT STATUS: 0 done, 1 failed, 2 bad usage."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::ServeArgs),
+    Ingest(ingest::IngestArgs),
+    Get(get::GetArgs),
+    List(list::ListArgs),
+    Count(count::CountArgs),
+    Export(export::ExportArgs),
+    Status(status::StatusArgs),
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Where it failed, with what to do about it.
+pub async fn run(cli: Cli) -> Result<(), CommandError> {
+    let result = match cli.command {
+        Command::Serve(args) => serve::run(args).await,
+        Command::Ingest(args) => ingest::run(args).await,
+        Command::Get(args) => get::run(args).await,
+        Command::List(args) => list::run(args).await,
+        Command::Count(args) => count::run(args).await,
+        Command::Export(args) => export::run(args).await,
+        Command::Status(args) => status::run(args).await,
+    };
+    match result {
+        // Whoever read the output has seen enough.
+        Err(CommandError::OutputClosed) => Ok(()),
+        result => result,
+    }
+}
+
+/// Why a command did not do what it was asked for.
+#[derive(Debug)]
+pub enum CommandError {
+    /// It was asked for something that makes no sense.
+    Usage(String),
+    /// It failed.
+    Failed(String),
+    /// Nobody reads the output any more.
+    OutputClosed,
+}
+
+impl CommandError {
+    /// The exit status: 1 failed, 2 bad usage.
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            Self::Usage(_) => 2,
+            Self::Failed(_) => 1,
+            Self::OutputClosed => 0,
+        }
+    }
+}
+
+impl fmt::Display for CommandError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(text) | Self::Failed(text) => f.write_str(text),
+            Self::OutputClosed => f.write_str("the output was closed"),
+        }
+    }
+}
+
+impl From<ClientError> for CommandError {
+    fn from(error: ClientError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+impl From<io::Error> for CommandError {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe { Self::OutputClosed } else { Self::Failed(error.to_string()) }
+    }
+}
+
+/// Which server to ask.
+#[derive(Debug, Args)]
+struct ServerArgs {
+    /// The server's address
+    #[arg(long, env = "DATELINE_SERVER", value_name = "ADDR", default_value = "http://127.0.0.1:50051")]
+    server: String,
+}
+
+impl ServerArgs {
+    async fn connect(&self) -> Result<Client, CommandError> {
+        Ok(Client::connect(&self.server).await?)
+    }
+}
+
+/// Which articles.
+#[derive(Debug, Args)]
+struct FilterArgs {
+    /// The first day, YYYY-MM-DD [default: from the beginning]
+    #[arg(long, value_name = "DATE")]
+    from: Option<String>,
+    /// The last day, included [default: to the end]
+    #[arg(long, value_name = "DATE")]
+    to: Option<String>,
+    /// Only this host
+    #[arg(long, value_name = "HOST", group = "scope")]
+    host: Option<String>,
+    /// Only this domain, with all its subdomains
+    #[arg(long, value_name = "DOMAIN", group = "scope")]
+    domain: Option<String>,
+    /// Only canonical URLs that begin like this
+    #[arg(long, value_name = "URL", group = "scope")]
+    url_prefix: Option<String>,
+}
+
+impl FilterArgs {
+    fn filter(self) -> Option<v1::ArticleFilter> {
+        use v1::article_filter::Scope;
+        let scope = self.host.map(Scope::Host).or(self.domain.map(Scope::Domain)).or(self.url_prefix.map(Scope::UrlPrefix));
+        Some(v1::ArticleFilter { start_date: self.from.unwrap_or_default(), end_date: self.to.unwrap_or_default(), scope })
+    }
+}

@@ -27,6 +27,11 @@ pub use budget::ByteBudget;
 #[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub, unused_qualifications)]
 pub mod v1 {
     tonic::include_proto!("dateline.v1");
+
+    /// A read mask of these fields.
+    pub fn read_mask(paths: Vec<String>) -> prost_types::FieldMask {
+        prost_types::FieldMask { paths }
+    }
 }
 
 /// The compiled protocol, for server reflection.

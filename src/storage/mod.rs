@@ -1,13 +1,10 @@
 //! Storage: what every engine promises, in words that know no trees, bytes or files.
 //!
-//! [`ArticleStore`] is the contract; its comments are the promises, and one suite in [`contract`] checks them against
-//! every engine and, through a client, against the daemon. The engines are [`sled`](self::sled), which keeps articles on
-//! disk, and [`memory`], the reference that is simple enough to be right by reading.
+//! [`ArticleStore`] is the contract; its comments are the promises. The engine is [`sled`](self::sled), which keeps articles
+//! on disk.
 
 mod batch;
-pub mod contract;
 mod error;
-pub mod memory;
 pub mod record;
 pub mod sled;
 pub mod token;

@@ -1,0 +1,301 @@
+//! `dateline ingest`: article files into a running server, over ingest streams that can be resumed.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::mpsc;
+
+use super::{CommandError, ServerArgs};
+use crate::client::{Client, IngestEvent, IngestReceiver, to_wire, v1};
+use crate::formats::{ArticleReader, Format, Location, article_files};
+
+/// Articles of a message, and about how many bytes of them.
+const MESSAGE_ARTICLES: usize = 500;
+const MESSAGE_BYTES: usize = 512 << 10;
+/// Problems that are printed one by one; the others are counted.
+const PRINTED_PROBLEMS: u64 = 100;
+const STDIN: &str = "standard input";
+
+/// Stores the articles of files: seed text or NDJSON, also .gz and .zst, folders of them, or - for standard input.
+///
+/// A run that was cut off goes on where it was when it is started again: each NDJSON file is an ingest stream whose name
+/// follows from the file's path, size and time. Articles that are stored already are UNCHANGED and grow nothing.
+#[derive(Debug, Args)]
+#[command(after_help = "EXAMPLES:\n  dateline ingest articles.ndjson.gz\n  dateline ingest seeds\n  crawl | dateline ingest -\n\nMembers of an NDJSON line: date, url, title, lead, body, and optionally publish_time, modify_time, crawl_time, authors,\nkeywords, section, language, publisher, annotations. Any other is kept as an annotation.")]
+pub struct IngestArgs {
+    /// Files, folders, or -
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// The name of the ingest stream, to resume it by; for one file
+    #[arg(long, value_name = "NAME")]
+    stream: Option<String>,
+    /// Print a JSON object at the end
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// Runs the command.
+pub async fn run(args: IngestArgs) -> Result<(), CommandError> {
+    let mut files = Vec::new();
+    for path in &args.files {
+        if path.as_os_str() == "-" {
+            files.push(path.clone());
+        } else {
+            files.extend(article_files(path).map_err(|error| CommandError::Failed(error.to_string()))?);
+        }
+    }
+    if args.stream.is_some() && files.len() != 1 {
+        return Err(CommandError::Usage("--stream names the stream of one file: give one file".into()));
+    }
+    let client = args.server.connect().await?;
+    let mut run = Run { client, started: Instant::now(), counts: v1::OutcomeCounts::default(), malformed: 0, unreadable: 0, problems: 0, skipped: 0 };
+    for file in &files {
+        run.file(file, args.stream.as_deref()).await?;
+    }
+    run.report(args.json)?;
+    if run.problems > 0 {
+        return Err(CommandError::Failed(format!("{} articles were not stored; everything else was", run.problems)));
+    }
+    Ok(())
+}
+
+struct Run {
+    client: Client,
+    started: Instant,
+    counts: v1::OutcomeCounts,
+    malformed: u64,
+    unreadable: u64,
+    problems: u64,
+    /// Items that an earlier run had sent.
+    skipped: i64,
+}
+
+/// What the reading thread found.
+struct Chunk {
+    articles: Vec<(Location, v1::Article)>,
+    problems: Vec<String>,
+    malformed: u64,
+    unreadable: u64,
+}
+
+impl Run {
+    async fn file(&mut self, path: &Path, stream: Option<&str>) -> Result<(), CommandError> {
+        let is_stdin = path.as_os_str() == "-";
+        let name = if is_stdin { STDIN.into() } else { path.display().to_string() };
+        let opening = path.to_owned();
+        let opened = tokio::task::spawn_blocking(move || {
+            if is_stdin { ArticleReader::from_reader(STDIN, Box::new(std::io::stdin())) } else { ArticleReader::open(&opening) }
+        });
+        let reader = match opened.await.map_err(|error| CommandError::Failed(error.to_string()))? {
+            Ok(reader) => reader,
+            Err(error) => {
+                self.unreadable += 1;
+                self.problem(None, &error.to_string());
+                return Ok(());
+            }
+        };
+        let format = reader.format();
+        let derived = match (stream, is_stdin, format) {
+            (Some(name), _, _) => name.to_owned(),
+            (None, false, Format::Ndjson) => stream_name(path).map_err(|error| CommandError::Failed(format!("{name}: {error}")))?,
+            // One article is not worth resuming, and standard input cannot be read again.
+            (None, _, _) => String::new(),
+        };
+        let (mut sender, mut receiver, opened) = match self.client.ingest(&derived, false).await {
+            Err(error) if error.reason == "STREAM_FINISHED" && stream.is_none() => {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos());
+                self.client.ingest(&format!("{derived}-{now}"), false).await?
+            }
+            opened => opened?,
+        };
+        let bar = progress_bar(path, &name);
+        let position = reader.progress();
+        let (chunks, mut read) = mpsc::channel(4);
+        let reading = tokio::task::spawn_blocking(move || read_chunks(reader, &chunks));
+        if opened.next_item > 0 {
+            bar.suspend(|| eprintln!("dateline: {name}: going on after {} articles that an earlier run stored", opened.next_item));
+            self.skipped += opened.next_item;
+        }
+        let mut sent = VecDeque::new();
+        let (mut next_item, mut acknowledged, mut open) = (0, opened.next_item, true);
+        while open || acknowledged < next_item {
+            tokio::select! {
+                chunk = read.recv(), if open => match chunk {
+                    None => open = false,
+                    Some(chunk) => {
+                        self.malformed += chunk.malformed;
+                        self.unreadable += chunk.unreadable;
+                        chunk.problems.iter().for_each(|problem| self.problem(Some(&bar), problem));
+                        bar.set_position(position.load(Ordering::Relaxed));
+                        let known = usize::try_from(opened.next_item - next_item).unwrap_or(0).min(chunk.articles.len());
+                        let first_item = next_item + known as i64;
+                        next_item += chunk.articles.len() as i64;
+                        let (locations, articles): (Vec<_>, Vec<_>) = chunk.articles.into_iter().skip(known).unzip();
+                        if articles.is_empty() {
+                            continue;
+                        }
+                        sent.extend((first_item..).zip(locations));
+                        // Waiting for room to send must not stop the acknowledgements that make room.
+                        let sending = sender.send(first_item, articles);
+                        tokio::pin!(sending);
+                        loop {
+                            tokio::select! {
+                                done = &mut sending => match done {
+                                    Ok(()) => break,
+                                    Err(error) => return Err(self.ended(&mut receiver, error).await),
+                                },
+                                event = receiver.next() => acknowledged = self.event(event, &mut sent, format, &bar)?.unwrap_or(acknowledged),
+                            }
+                        }
+                    }
+                },
+                event = receiver.next() => acknowledged = self.event(event, &mut sent, format, &bar)?.unwrap_or(acknowledged),
+            }
+        }
+        reading.await.map_err(|error| CommandError::Failed(error.to_string()))?;
+        sender.commit(next_item.max(opened.next_item)).await?;
+        match receiver.next().await? {
+            Some(IngestEvent::Committed(_)) => {}
+            _ => return Err(CommandError::Failed(format!("{name}: the server did not confirm the end of the stream; run the command again"))),
+        }
+        bar.finish_and_clear();
+        Ok(())
+    }
+
+    /// Takes an acknowledgement in. Gives the number below which everything is durable.
+    fn event(
+        &mut self,
+        event: Result<Option<IngestEvent>, crate::client::ClientError>,
+        sent: &mut VecDeque<(i64, Location)>,
+        format: Format,
+        bar: &ProgressBar,
+    ) -> Result<Option<i64>, CommandError> {
+        let ack = match event? {
+            Some(IngestEvent::Ack(ack)) => ack,
+            Some(IngestEvent::Committed(_)) => return Ok(None),
+            None => return Err(CommandError::Failed("the server ended the stream early; run the command again to go on".into())),
+        };
+        let mut outcomes = ack.outcomes.into_iter().peekable();
+        while sent.front().is_some_and(|(item, _)| *item < ack.next_item) {
+            let Some((item, location)) = sent.pop_front() else { break };
+            match outcomes.next_if(|outcome| outcome.item == item) {
+                None => self.counts.created += 1,
+                Some(outcome) => match outcome.outcome() {
+                    v1::Outcome::Updated => self.counts.updated += 1,
+                    v1::Outcome::Unchanged => self.counts.unchanged += 1,
+                    v1::Outcome::Created => self.counts.created += 1,
+                    v1::Outcome::Rejected | v1::Outcome::Unspecified => {
+                        self.counts.rejected += 1;
+                        let error = outcome.error.unwrap_or_default();
+                        let place = error.fields.first().map_or(location.clone(), |field| location.of_field(format, &field.field));
+                        self.problem(Some(bar), &format!("{place}: {}: {}", error.reason, error.message));
+                    }
+                },
+            }
+        }
+        let counts = self.counts;
+        let total = counts.created + counts.updated + counts.unchanged + counts.rejected;
+        bar.set_message(format!("{total} articles, {:.0}/s", total as f64 / self.started.elapsed().as_secs_f64()));
+        Ok(Some(ack.next_item))
+    }
+
+    /// Why a stream that takes nothing more has ended: the receiving side knows.
+    async fn ended(&self, receiver: &mut IngestReceiver, error: crate::client::ClientError) -> CommandError {
+        loop {
+            match receiver.next().await {
+                Ok(Some(_)) => {}
+                Ok(None) => return error.into(),
+                Err(reason) => return reason.into(),
+            }
+        }
+    }
+
+    fn problem(&mut self, bar: Option<&ProgressBar>, problem: &str) {
+        self.problems += 1;
+        let print = || match self.problems {
+            1..=PRINTED_PROBLEMS => eprintln!("dateline: {problem}"),
+            101 => eprintln!("dateline: more problems follow; they are only counted"),
+            _ => {}
+        };
+        bar.map_or_else(print, |bar| bar.suspend(print));
+    }
+
+    fn report(&self, json: bool) -> Result<(), CommandError> {
+        let v1::OutcomeCounts { created, updated, unchanged, rejected } = self.counts;
+        let total = created + updated + unchanged + rejected;
+        let seconds = self.started.elapsed().as_secs_f64();
+        let mut out = std::io::stdout().lock();
+        if json {
+            let object = json!({
+                "articles": total, "created": created, "updated": updated, "unchanged": unchanged, "rejected": rejected,
+                "malformed": self.malformed, "unreadable": self.unreadable, "stored_before": self.skipped, "seconds": seconds,
+            });
+            writeln!(out, "{object}")?;
+            return Ok(());
+        }
+        let rate = total as f64 / seconds;
+        let malformed = self.malformed;
+        writeln!(out, "{total} articles: {created} created, {updated} updated, {unchanged} unchanged, {rejected} rejected, {malformed} malformed in {seconds:.1} s ({rate:.0}/s)")?;
+        Ok(())
+    }
+}
+
+/// Reads to the end and hands over what it finds in chunks; stops where nobody takes them any more.
+fn read_chunks(mut reader: ArticleReader, chunks: &mpsc::Sender<Chunk>) {
+    let mut more = true;
+    while more {
+        let mut chunk = Chunk { articles: Vec::new(), problems: Vec::new(), malformed: 0, unreadable: 0 };
+        let mut bytes = 0;
+        while more && chunk.articles.len() < MESSAGE_ARTICLES && bytes < MESSAGE_BYTES && chunk.problems.len() < MESSAGE_ARTICLES {
+            match reader.next() {
+                None => more = false,
+                Some(Ok(found)) => {
+                    let draft = &found.draft;
+                    bytes += draft.title.len() + draft.lead.len() + draft.body.len() + draft.url.len();
+                    chunk.articles.push((found.location, to_wire(found.draft)));
+                }
+                Some(Err(error)) => {
+                    more = !error.is_fatal();
+                    *if more { &mut chunk.malformed } else { &mut chunk.unreadable } += 1;
+                    chunk.problems.push(error.to_string());
+                }
+            }
+        }
+        if chunks.blocking_send(chunk).is_err() {
+            return;
+        }
+    }
+}
+
+/// The same for the same file, another once it has changed.
+fn stream_name(path: &Path) -> std::io::Result<String> {
+    let metadata = fs::metadata(path)?;
+    let modified = metadata.modified()?.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
+    let mut hasher = Sha256::new();
+    hasher.update(fs::canonicalize(path)?.as_os_str().as_encoded_bytes());
+    hasher.update([0]);
+    hasher.update(metadata.len().to_be_bytes());
+    hasher.update(modified.to_be_bytes());
+    let digest = hasher.finalize();
+    Ok(format!("file-{}", digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect::<String>()))
+}
+
+fn progress_bar(path: &Path, name: &str) -> ProgressBar {
+    let bytes = fs::metadata(path).map(|file| file.len()).ok();
+    let (bar, template) = match bytes {
+        Some(bytes) => (ProgressBar::new(bytes), "{prefix} {wide_bar} {percent:>3} %  {msg}  {eta} left"),
+        None => (ProgressBar::new_spinner(), "{prefix} {spinner} {msg}"),
+    };
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    bar.with_style(style).with_prefix(name.to_owned())
+}
