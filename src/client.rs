@@ -63,7 +63,8 @@ impl Client {
     pub async fn connect(server: &str) -> Result<Self, ClientError> {
         let address = if server.contains("://") { server.to_owned() } else { format!("http://{server}") };
         let unreachable = |text: String| ClientError { reason: "UNREACHABLE".into(), message: text };
-        let endpoint = Endpoint::from_shared(address.clone()).map_err(|_| unreachable(format!("{server} is no address of a server: write http://HOST:PORT")))?;
+        let endpoint = Endpoint::from_shared(address.clone())
+            .map_err(|_| unreachable(format!("{server} is no address of a server: write http://HOST:PORT")))?;
         let endpoint = endpoint.tcp_nodelay(true).initial_stream_window_size(1 << 20).initial_connection_window_size(4 << 20);
         let channel = endpoint.connect().await.map_err(|_| {
             unreachable(format!("no server answers at {address}: start one with `dateline serve`, or name another with --server"))

@@ -71,7 +71,11 @@ impl ServeConfig {
         }
         // DATELINE_SERVER and DATELINE_CORPUS are for clients and tests.
         let environment = Env::prefixed("DATELINE_").ignore(&["server", "corpus", "log"]);
-        let config: Self = figment.merge(environment).merge(Serialized::defaults(flags)).extract().map_err(|error| format!("the configuration is wrong: {error}"))?;
+        let config: Self = figment
+            .merge(environment)
+            .merge(Serialized::defaults(flags))
+            .extract()
+            .map_err(|error| format!("the configuration is wrong: {error}"))?;
         config.check()?;
         Ok(config)
     }

@@ -55,7 +55,12 @@ pub struct ServeOptions {
 ///
 /// # Errors
 /// Where the server cannot be set up, or the store has failed.
-pub async fn serve(listener: TcpListener, store: Arc<dyn ArticleStore>, options: ServeOptions, stop: CancellationToken) -> Result<(), String> {
+pub async fn serve(
+    listener: TcpListener,
+    store: Arc<dyn ArticleStore>,
+    options: ServeOptions,
+    stop: CancellationToken,
+) -> Result<(), String> {
     let calls = Arc::new(Calls::default());
     let draining = CancellationToken::new();
     let close = CancellationToken::new();
@@ -64,7 +69,11 @@ pub async fn serve(listener: TcpListener, store: Arc<dyn ArticleStore>, options:
     for service in ["ArticleService", "IngestService", "ChangeService", "AdminService"] {
         health.set_service_status(format!("dateline.v1.{service}"), ServingStatus::Serving).await;
     }
-    let reflection = || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS).register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
     let setup = |error: tonic_reflection::server::Error| format!("reflection cannot be set up: {error}");
 
     let api = Api::new(Arc::clone(&store), options.limits, draining.clone());

@@ -1,9 +1,8 @@
 //! Which texts name the same article: the rules by example, by public test vectors, and by properties.
 //!
-//! The vectors (`urls/whatwg.ndjson`, `urls/surt.ndjson`) are read from the folder that `DATELINE_CORPUS` names; the tests
-//! that need them skip with a message where it is not set.
+//! The vectors stand in `tests/vectors`, with where they come from and their licences.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use dateline::article::url::{MAX_BYTES, UrlRule};
 use dateline::article::{CanonicalUrl, UrlError, UrlScope};
@@ -168,16 +167,12 @@ fn what_is_no_article_url_is_refused() {
 // --- By public vectors
 
 /// The vectors of this file, or `None`, with a message, where no folder with them is named.
-fn vectors(file: &str) -> Option<Vec<Value>> {
-    let Some(corpus) = std::env::var_os("DATELINE_CORPUS").map(PathBuf::from) else {
-        eprintln!("skipped: DATELINE_CORPUS does not name a folder with urls/{file}");
-        return None;
-    };
-    let path = corpus.join("urls").join(file);
+fn vectors(file: &str) -> Vec<Value> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors").join(file);
     let lines = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{} {error}", path.display()));
     let vectors: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert!(!vectors.is_empty(), "{} is empty", path.display());
-    Some(vectors)
+    vectors
 }
 
 fn text<'v>(vector: &'v Value, name: &str) -> &'v str {
@@ -186,7 +181,7 @@ fn text<'v>(vector: &'v Value, name: &str) -> &'v str {
 
 #[test]
 fn whatever_the_url_standard_takes_for_http_is_accepted_and_nothing_else() {
-    let Some(vectors) = vectors("whatwg.ndjson") else { return };
+    let vectors = vectors("whatwg.ndjson");
     let invalid_domain = Err(UrlError::Unparsable("invalid international domain name".into()));
     let (mut accepted, mut behind) = (0, 0);
     for vector in &vectors {
@@ -222,7 +217,7 @@ fn whatever_the_url_standard_takes_for_http_is_accepted_and_nothing_else() {
 /// keys do. `reverseHost` and `ssurtHost` are its parts. What follows the host is other rules' business and not compared.
 #[test]
 fn hosts_are_reversed_as_in_the_sort_friendly_uri_vectors() {
-    let Some(vectors) = vectors("surt.ndjson") else { return };
+    let vectors = vectors("surt.ndjson");
     let up_to_end = |key: &str| key.split_inclusive(')').next().unwrap_or_default().to_string();
     let mut compared = [0; 2];
     for vector in &vectors {

@@ -77,14 +77,12 @@ impl FromStr for ArticleDate {
 
     fn from_str(text: &str) -> Result<Self, DateError> {
         let bytes = text.as_bytes();
-        let form = bytes.len() == 10
-            && bytes.iter().enumerate().all(|(i, b)| if i == 4 || i == 7 { *b == b'-' } else { b.is_ascii_digit() });
+        let form =
+            bytes.len() == 10 && bytes.iter().enumerate().all(|(i, b)| if i == 4 || i == 7 { *b == b'-' } else { b.is_ascii_digit() });
         if !form {
             return Err(DateError::Form);
         }
-        let digits = |range: std::ops::Range<usize>| {
-            bytes[range].iter().fold(0i16, |number, digit| number * 10 + i16::from(digit - b'0'))
-        };
+        let digits = |range: std::ops::Range<usize>| bytes[range].iter().fold(0i16, |number, digit| number * 10 + i16::from(digit - b'0'));
         Self::from_parts(digits(0..4), digits(5..7) as i8, digits(8..10) as i8)
     }
 }
@@ -140,7 +138,8 @@ mod tests {
         for text in ["2024-02-29", "1600-01-01", "9999-12-31"] {
             assert_eq!(text.parse::<ArticleDate>().unwrap().to_string(), text);
         }
-        for text in ["", "2024-2-29", " 2024-02-29", "2024-02-29 ", "2024/02/29", "+2024-02-9", "20240229", "2024-W09-4", "٢٠٢٤-٠٢-٢٩"] {
+        for text in ["", "2024-2-29", " 2024-02-29", "2024-02-29 ", "2024/02/29", "+2024-02-9", "20240229", "2024-W09-4", "٢٠٢٤-٠٢-٢٩"]
+        {
             assert_eq!(text.parse::<ArticleDate>(), Err(DateError::Form), "{text:?}");
         }
         assert_eq!("2023-02-29".parse::<ArticleDate>(), Err(DateError::NoSuchDay));

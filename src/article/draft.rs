@@ -140,7 +140,8 @@ impl ArticleDraft {
         if self.title.is_empty() && self.body.is_empty() {
             violations.push(FieldViolation::new("title", Reason::ArticleEmpty, "and body are both empty: an article needs one of them"));
         }
-        for (field, count) in [("authors", self.authors.len()), ("keywords", self.keywords.len()), ("annotations", self.annotations.len())] {
+        for (field, count) in [("authors", self.authors.len()), ("keywords", self.keywords.len()), ("annotations", self.annotations.len())]
+        {
             if count > limits.list_items {
                 let description = format!("holds {count} items: the limit is {}", limits.list_items);
                 violations.push(FieldViolation::new(field, Reason::TooManyItems, description));
@@ -182,7 +183,22 @@ impl From<Article> for ArticleDraft {
         let Article { key, url, title, lead, body, metadata } = article;
         let Metadata { publish_time, modify_time, crawl_time, authors, keywords, section, language, publisher, annotations } = metadata;
         let date = key.date.to_string();
-        Self { date, url, title, lead, body, publish_time, modify_time, crawl_time, authors, keywords, section, language, publisher, annotations }
+        Self {
+            date,
+            url,
+            title,
+            lead,
+            body,
+            publish_time,
+            modify_time,
+            crawl_time,
+            authors,
+            keywords,
+            section,
+            language,
+            publisher,
+            annotations,
+        }
     }
 }
 

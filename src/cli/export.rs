@@ -13,7 +13,9 @@ use crate::formats::{Format, seed_file_name, seed_text, write_ndjson};
 
 /// Writes articles to standard output, to a file, or to a folder.
 #[derive(Debug, Args)]
-#[command(after_help = "EXAMPLES:\n  dateline export > all.ndjson\n  dateline export --output all.ndjson.zst --from 2026-02-01\n  dateline export --format seed --output articles/")]
+#[command(
+    after_help = "EXAMPLES:\n  dateline export > all.ndjson\n  dateline export --output all.ndjson.zst --from 2026-02-01\n  dateline export --format seed --output articles/"
+)]
 pub struct ExportArgs {
     /// ndjson: a JSON object a line; seed: one text file an article (without metadata)
     #[arg(long, default_value = "ndjson", value_name = "FORMAT")]
@@ -94,7 +96,9 @@ async fn export_seeds(articles: &mut ArticleStream, folder: &Path) -> Result<(),
         }
     }
     if refused > 0 {
-        return Err(CommandError::Failed(format!("{written} articles were written; {refused} do not fit the seed format: export them as ndjson")));
+        return Err(CommandError::Failed(format!(
+            "{written} articles were written; {refused} do not fit the seed format: export them as ndjson"
+        )));
     }
     Ok(())
 }

@@ -29,7 +29,9 @@ const STDIN: &str = "standard input";
 /// A run that was cut off goes on where it was when it is started again: each NDJSON file is an ingest stream whose name
 /// follows from the file's path, size and time. Articles that are stored already are UNCHANGED and grow nothing.
 #[derive(Debug, Args)]
-#[command(after_help = "EXAMPLES:\n  dateline ingest articles.ndjson.gz\n  dateline ingest seeds\n  crawl | dateline ingest -\n\nMembers of an NDJSON line: date, url, title, lead, body, and optionally publish_time, modify_time, crawl_time, authors,\nkeywords, section, language, publisher, annotations. Any other is kept as an annotation.")]
+#[command(
+    after_help = "EXAMPLES:\n  dateline ingest articles.ndjson.gz\n  dateline ingest seeds\n  crawl | dateline ingest -\n\nMembers of an NDJSON line: date, url, title, lead, body, and optionally publish_time, modify_time, crawl_time, authors,\nkeywords, section, language, publisher, annotations. Any other is kept as an annotation."
+)]
 pub struct IngestArgs {
     /// Files, folders, or -
     #[arg(required = true, value_name = "FILE")]
@@ -58,7 +60,8 @@ pub async fn run(args: IngestArgs) -> Result<(), CommandError> {
         return Err(CommandError::Usage("--stream names the stream of one file: give one file".into()));
     }
     let client = args.server.connect().await?;
-    let mut run = Run { client, started: Instant::now(), counts: v1::OutcomeCounts::default(), malformed: 0, unreadable: 0, problems: 0, skipped: 0 };
+    let mut run =
+        Run { client, started: Instant::now(), counts: v1::OutcomeCounts::default(), malformed: 0, unreadable: 0, problems: 0, skipped: 0 };
     for file in &files {
         run.file(file, args.stream.as_deref()).await?;
     }
@@ -166,7 +169,11 @@ impl Run {
         sender.commit(next_item.max(opened.next_item)).await?;
         match receiver.next().await? {
             Some(IngestEvent::Committed(_)) => {}
-            _ => return Err(CommandError::Failed(format!("{name}: the server did not confirm the end of the stream; run the command again"))),
+            _ => {
+                return Err(CommandError::Failed(format!(
+                    "{name}: the server did not confirm the end of the stream; run the command again"
+                )));
+            }
         }
         bar.finish_and_clear();
         Ok(())
@@ -245,7 +252,10 @@ impl Run {
         }
         let rate = total as f64 / seconds;
         let malformed = self.malformed;
-        writeln!(out, "{total} articles: {created} created, {updated} updated, {unchanged} unchanged, {rejected} rejected, {malformed} malformed in {seconds:.1} s ({rate:.0}/s)")?;
+        writeln!(
+            out,
+            "{total} articles: {created} created, {updated} updated, {unchanged} unchanged, {rejected} rejected, {malformed} malformed in {seconds:.1} s ({rate:.0}/s)"
+        )?;
         Ok(())
     }
 }

@@ -10,7 +10,9 @@ use crate::client::v1;
 
 /// Lists articles in the order of their dates.
 #[derive(Debug, Args)]
-#[command(after_help = "EXAMPLES:\n  dateline list --from 2026-02-01 --to 2026-02-28\n  dateline list --domain example.com --limit 0 --json")]
+#[command(
+    after_help = "EXAMPLES:\n  dateline list --from 2026-02-01 --to 2026-02-28\n  dateline list --domain example.com --limit 0 --json"
+)]
 pub struct ListArgs {
     #[command(flatten)]
     filter: FilterArgs,

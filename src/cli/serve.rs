@@ -24,7 +24,9 @@ const IMPORT_STEP_BYTES: usize = 4 << 20;
 
 /// Starts the daemon.
 #[derive(Debug, Args)]
-#[command(after_help = "EXAMPLES:\n  dateline serve --import seeds\n  dateline serve --data /var/lib/dateline --listen 127.0.0.1:0\n\nSIGTERM and Ctrl-C drain: calls under way finish, new ones get UNAVAILABLE, nothing is lost.\nSettings may also stand in the environment (DATELINE_DATA, DATELINE_LISTEN ...) and in the --config file.")]
+#[command(
+    after_help = "EXAMPLES:\n  dateline serve --import seeds\n  dateline serve --data /var/lib/dateline --listen 127.0.0.1:0\n\nSIGTERM and Ctrl-C drain: calls under way finish, new ones get UNAVAILABLE, nothing is lost.\nSettings may also stand in the environment (DATELINE_DATA, DATELINE_LISTEN ...) and in the --config file."
+)]
 pub struct ServeArgs {
     /// The folder that holds the data; created where it is missing [default: ./dateline-data]
     #[arg(long, value_name = "DIR")]

@@ -38,8 +38,18 @@ pub async fn run(args: StatusArgs) -> Result<(), CommandError> {
         return Ok(());
     }
     writeln!(out, "dateline {} at {}, up {uptime} s", status.version, args.server.server)?;
-    writeln!(out, "store      {} ({}, format {}, URL rules {})", status.store_id, status.engine, status.format_version, status.url_rules_version)?;
-    writeln!(out, "articles   {} on {} days{}", contents.article_count, contents.day_count, span(&contents.first_date, &contents.last_date))?;
+    writeln!(
+        out,
+        "store      {} ({}, format {}, URL rules {})",
+        status.store_id, status.engine, status.format_version, status.url_rules_version
+    )?;
+    writeln!(
+        out,
+        "articles   {} on {} days{}",
+        contents.article_count,
+        contents.day_count,
+        span(&contents.first_date, &contents.last_date)
+    )?;
     writeln!(out, "revisions  {} earlier ones kept, {} changes in all", contents.earlier_revision_count, contents.last_sequence)?;
     writeln!(out, "text       {}, {} as stored", bytes(contents.text_bytes), bytes(sizes.record_bytes))?;
     writeln!(out, "on disk    {} and a journal of {}", bytes(sizes.engine_bytes), bytes(sizes.journal_bytes))?;

@@ -36,7 +36,12 @@ impl ArticleService for Api {
             return Err(ApiError::TooManyItems { field: "keys", limit: self.limits.lookup_keys }.into());
         }
         let api = self.clone();
-        let stream = Outgoing::stream(self.response_budget.clone(), self.draining.clone(), |out| async move { api.lookup(&keys, fields, &out).await });
+        let stream =
+            Outgoing::stream(
+                self.response_budget.clone(),
+                self.draining.clone(),
+                |out| async move { api.lookup(&keys, fields, &out).await },
+            );
         Ok(Response::new(stream))
     }
 
@@ -51,7 +56,12 @@ impl ArticleService for Api {
         let scan = self.scan_of(filter.as_ref(), order, "resume_token", &resume_token)?;
         let fields = convert::read_mask(read_mask.as_ref()).map_err(ApiError::from)?;
         let api = self.clone();
-        let stream = Outgoing::stream(self.response_budget.clone(), self.draining.clone(), |out| async move { api.stream(scan, fields, &out).await });
+        let stream =
+            Outgoing::stream(
+                self.response_budget.clone(),
+                self.draining.clone(),
+                |out| async move { api.stream(scan, fields, &out).await },
+            );
         Ok(Response::new(stream))
     }
 
@@ -76,7 +86,8 @@ impl ArticleService for Api {
     async fn delete_articles(&self, request: Request<v1::DeleteArticlesRequest>) -> Result<Response<v1::DeleteArticlesResponse>, Status> {
         let v1::DeleteArticlesRequest { filter, validate_only } = request.into_inner();
         if filter.as_ref().is_none_or(|filter| *filter == v1::ArticleFilter::default()) {
-            let violation = FieldViolation::new("filter", Reason::InvalidFilter, "is empty: to delete everything, set its start_date to 1600-01-01");
+            let violation =
+                FieldViolation::new("filter", Reason::InvalidFilter, "is empty: to delete everything, set its start_date to 1600-01-01");
             return Err(ApiError::from(violation).into());
         }
         let filter = convert::filter(filter.as_ref()).map_err(ApiError::from)?;
@@ -232,7 +243,13 @@ impl Api {
         Ok(Page { next, ..page })
     }
 
-    fn scan_of(&self, filter: Option<&v1::ArticleFilter>, order: i32, token_field: &'static str, token: &str) -> Result<ScanRequest, ApiError> {
+    fn scan_of(
+        &self,
+        filter: Option<&v1::ArticleFilter>,
+        order: i32,
+        token_field: &'static str,
+        token: &str,
+    ) -> Result<ScanRequest, ApiError> {
         let filter = convert::filter(filter)?;
         let direction = convert::direction(order)?;
         let after = match token {
@@ -248,7 +265,8 @@ impl Api {
 
     async fn put(&self, request: v1::PutArticleRequest) -> Result<Written, ApiError> {
         use v1::put_article_request::Precondition as Wire;
-        let within = |violations: Vec<FieldViolation>| violations.into_iter().map(|violation| violation.within("article")).collect::<Vec<_>>();
+        let within =
+            |violations: Vec<FieldViolation>| violations.into_iter().map(|violation| violation.within("article")).collect::<Vec<_>>();
         let fields = convert::update_mask(request.update_mask.as_ref())?;
         let precondition = match &request.precondition {
             None | Some(Wire::MustNotExist(false)) => Precondition::None,
@@ -265,7 +283,9 @@ impl Api {
             return outcome.map_err(|refusal| ApiError::refused(refusal, key));
         };
         if precondition == Precondition::MustNotExist {
-            return Err(FieldViolation::new("must_not_exist", Reason::InvalidArgument, "contradicts update_mask, which needs an article").into());
+            return Err(
+                FieldViolation::new("must_not_exist", Reason::InvalidArgument, "contradicts update_mask, which needs an article").into()
+            );
         }
         let key = v1::ArticleKey { date: draft.date.clone(), url: draft.url.clone() };
         let key = convert::key("article", Some(&key), &self.limits.article)?;
@@ -273,7 +293,13 @@ impl Api {
     }
 
     /// Merges an update into what is stored, again where that changes meanwhile.
-    async fn update(&self, key: ArticleKey, draft: ArticleDraft, fields: FieldSet, precondition: Precondition) -> Result<Written, ApiError> {
+    async fn update(
+        &self,
+        key: ArticleKey,
+        draft: ArticleDraft,
+        fields: FieldSet,
+        precondition: Precondition,
+    ) -> Result<Written, ApiError> {
         let limits = crate::article::Limits { horizon: crate::article::DateHorizon::Unlimited, ..self.limits.article };
         for _ in 0..MERGE_TRIES {
             let stored = self.store.article(&key).await?.ok_or_else(|| ApiError::ArticleNotFound(key.to_string()))?;
@@ -298,8 +324,7 @@ impl Api {
     }
 
     async fn delete_all(&self, filter: Filter, validate_only: bool) -> Result<v1::DeleteArticlesResponse, ApiError> {
-        let mut scan =
-            ScanRequest { filter, direction: Direction::Ascending, after: None, limit: DELETE_STEP, text_budget: usize::MAX };
+        let mut scan = ScanRequest { filter, direction: Direction::Ascending, after: None, limit: DELETE_STEP, text_budget: usize::MAX };
         let mut response = v1::DeleteArticlesResponse::default();
         loop {
             if self.draining.is_cancelled() {

@@ -2,8 +2,8 @@
 
 use crate::article::url::CanonicalUrl;
 use crate::article::{
-    ArticleDate, ArticleDraft, ArticleHead, ArticleKey, DateHorizon, DateRange, Field, FieldAccess, FieldSet, FieldViolation, Filter, Limits,
-    Reason, StoredArticle, Timestamp, UrlScope, parse_date, parse_url,
+    ArticleDate, ArticleDraft, ArticleHead, ArticleKey, DateHorizon, DateRange, Field, FieldAccess, FieldSet, FieldViolation, Filter,
+    Limits, Reason, StoredArticle, Timestamp, UrlScope, parse_date, parse_url,
 };
 use crate::storage::{Direction, OutcomeCounts, WriteOutcome, WriteRefusal, Written};
 
@@ -18,7 +18,10 @@ pub fn draft_from_wire(article: v1::Article) -> Result<ArticleDraft, Vec<FieldVi
     let mut violations = Vec::new();
     let mut time = |field: &str, time: Option<prost_types::Timestamp>| {
         let time = time.map(|time| Timestamp::from_parts(time.seconds, time.nanos));
-        time.transpose().map_err(|error| violations.push(FieldViolation::new(field, Reason::InvalidTimestamp, error.to_string()))).ok().flatten()
+        time.transpose()
+            .map_err(|error| violations.push(FieldViolation::new(field, Reason::InvalidTimestamp, error.to_string())))
+            .ok()
+            .flatten()
     };
     let draft = ArticleDraft {
         publish_time: time("publish_time", article.publish_time),

@@ -60,7 +60,8 @@ impl IngestStream {
                 message = messages.message() => message,
             };
             let limit = self.api.limits.request_bytes;
-            let message = message.map_err(|status| unreadable_message(&status, limit).unwrap_or(ApiError::StreamProtocol("the stream broke off")))?;
+            let message =
+                message.map_err(|status| unreadable_message(&status, limit).unwrap_or(ApiError::StreamProtocol("the stream broke off")))?;
             match message.map(|message| message.message) {
                 None => return Ok(()),
                 Some(Some(Message::Open(open))) if first => self.open(open).await?,
@@ -93,8 +94,8 @@ impl IngestStream {
 
     async fn items(&mut self, items: v1::IngestItems) -> Result<(), ApiError> {
         let v1::IngestItems { first_item, mut articles } = items;
-        let first_item = u64::try_from(first_item)
-            .map_err(|_| FieldViolation::new("items.first_item", Reason::InvalidArgument, "is negative"))?;
+        let first_item =
+            u64::try_from(first_item).map_err(|_| FieldViolation::new("items.first_item", Reason::InvalidArgument, "is negative"))?;
         if first_item > self.next_item {
             return Err(ApiError::ItemGap { next_item: self.next_item });
         }
@@ -172,8 +173,7 @@ fn ack(first_item: u64, results: Vec<v1::IngestResult>, report_all: bool) -> v1:
     let next_item = (first_item + results.len() as u64) as i64;
     let items = (first_item as i64..).zip(results);
     let reported = items.filter(|(_, result)| report_all || result.outcome != i32::from(v1::Outcome::Created));
-    let outcomes = reported
-        .map(|(item, v1::IngestResult { outcome, etag, error })| v1::ItemOutcome { item, outcome, etag, error })
-        .collect();
+    let outcomes =
+        reported.map(|(item, v1::IngestResult { outcome, etag, error })| v1::ItemOutcome { item, outcome, etag, error }).collect();
     v1::IngestAck { next_item, outcomes }
 }

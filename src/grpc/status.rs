@@ -138,7 +138,9 @@ impl ApiError {
                 let text = "the request message cannot be decoded: it does not follow the protocol, or a string is not UTF-8";
                 (Code::InvalidArgument, "MESSAGE_UNDECODABLE", text.into())
             }
-            Self::TooManyItems { field, limit } => (Code::InvalidArgument, "TOO_MANY_ITEMS", format!("{field} holds more than {limit} items")),
+            Self::TooManyItems { field, limit } => {
+                (Code::InvalidArgument, "TOO_MANY_ITEMS", format!("{field} holds more than {limit} items"))
+            }
             Self::ItemGap { next_item } => {
                 (Code::OutOfRange, "ITEM_GAP", format!("items are missing: the next item to send has the number {next_item}"))
             }

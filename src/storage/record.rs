@@ -171,7 +171,10 @@ impl RecordHeader {
             (1, 0) => Codec::Zstd,
             (codec, dictionary) => return Err(RecordError::Payload(format!("codec {codec} with dictionary {dictionary} is not known"))),
         };
-        let time = |at| Timestamp::from_micros(i64::from_be_bytes(bytes(header, at))).ok_or_else(|| RecordError::Payload("a time is out of range".into()));
+        let time = |at| {
+            Timestamp::from_micros(i64::from_be_bytes(bytes(header, at)))
+                .ok_or_else(|| RecordError::Payload("a time is out of range".into()))
+        };
         let head = ArticleHead {
             key: key.clone(),
             revision: u64::from_be_bytes(bytes(header, 32)),
@@ -327,7 +330,11 @@ mod tests {
                 damaged[at] ^= 1 << bit;
                 assert!(decode(article.key(), &damaged).is_err(), "byte {at} bit {bit}");
             }
-            assert!(RecordHeader::decode(article.key(), &record[..at]).and_then(|header| header.decode_article(&record[HEADER_BYTES.min(at)..at])).is_err());
+            assert!(
+                RecordHeader::decode(article.key(), &record[..at])
+                    .and_then(|header| header.decode_article(&record[HEADER_BYTES.min(at)..at]))
+                    .is_err()
+            );
         }
         let other = ArticleKey { date: "2024-05-02".parse().unwrap(), ..article.key().clone() };
         assert_eq!(decode(&other, &record), Err(RecordError::Checksum("header")));
@@ -336,7 +343,13 @@ mod tests {
     #[test]
     fn records_of_every_earlier_version_are_read() {
         let golden = include_str!("../../tests/golden/record-v1.hex");
-        let record: Vec<u8> = golden.split_whitespace().collect::<String>().as_bytes().chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect();
+        let record: Vec<u8> = golden
+            .split_whitespace()
+            .collect::<String>()
+            .as_bytes()
+            .chunks(2)
+            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+            .collect();
         let article = article(&"Golden text stays readable. ".repeat(4));
         assert_eq!(decode(article.key(), &record).unwrap().article, article);
         assert_eq!(decode(article.key(), &record).unwrap().head.revision, 7);

@@ -160,12 +160,9 @@ mod tests {
         let scope = TokenScope::scan(StoreId([7; 16]), &Filter::ALL, Direction::Ascending);
         let url = CanonicalUrl::parse("http://www.example.com:8080/a?b=c").unwrap();
         let date: ArticleDate = "2024-05-01".parse().unwrap();
-        for place in [
-            Place::Host(CountedHost::of(&url)),
-            Place::Article(ArticleKey { date, url }),
-            Place::Day(date),
-            Place::Change(u64::MAX),
-        ] {
+        for place in
+            [Place::Host(CountedHost::of(&url)), Place::Article(ArticleKey { date, url }), Place::Day(date), Place::Change(u64::MAX)]
+        {
             let token = scope.write(&place);
             assert_eq!(scope.read(&token), Ok(place));
             let others = [

@@ -1,3 +1,5 @@
+//! Tests of the reader and the writer of NDJSON.
+
 use proptest::prelude::*;
 
 use super::*;

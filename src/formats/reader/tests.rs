@@ -1,3 +1,5 @@
+//! Tests of reading files: formats, compression, and what is wrong with them.
+
 use std::io::{self, Cursor, Write};
 
 use super::*;

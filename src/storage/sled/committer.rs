@@ -27,8 +27,14 @@ const CHECKPOINT_BYTES: u64 = 64 << 20;
 
 /// What the committer is asked for.
 pub enum Command {
-    Write { batch: PreparedBatch, reply: oneshot::Sender<Result<BatchOutcome, StoreError>> },
-    OpenStream { id: IngestStreamId, reply: oneshot::Sender<Result<OpenedStream, StoreError>> },
+    Write {
+        batch: PreparedBatch,
+        reply: oneshot::Sender<Result<BatchOutcome, StoreError>>,
+    },
+    OpenStream {
+        id: IngestStreamId,
+        reply: oneshot::Sender<Result<OpenedStream, StoreError>>,
+    },
     /// Time for a checkpoint because nothing else is going on.
     Checkpoint,
     /// No more commands are taken; those that are queued are carried out.

@@ -47,7 +47,10 @@ impl Folder {
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                let text = format!("the data folder {} is in use by another dateline process: stop that one, or choose another folder", path.display());
+                let text = format!(
+                    "the data folder {} is in use by another dateline process: stop that one, or choose another folder",
+                    path.display()
+                );
                 return Err(StoreError::CannotOpen(text));
             }
             Err(TryLockError::Error(error)) => return Err(StoreError::io(format!("cannot lock {}", lock_path.display()), error)),
@@ -93,7 +96,8 @@ impl Folder {
             Ok(names?.into_iter().filter(|name| name != "LOCK" && !name.to_string_lossy().ends_with(".new")).count())
         });
         if strangers.map_err(|error| StoreError::io(format!("cannot read {}", path.display()), error))? > 0 {
-            let text = format!("{} is not empty and is no data folder of dateline (it has no file STORE): choose another folder", path.display());
+            let text =
+                format!("{} is not empty and is no data folder of dateline (it has no file STORE): choose another folder", path.display());
             return Err(StoreError::CannotOpen(text));
         }
         let store_id = StoreId::random().map_err(|error| StoreError::io("cannot draw a store id", error))?;
@@ -107,7 +111,10 @@ fn parse_identity(path: &Path, text: &str) -> Result<StoreId, StoreError> {
     let content = checked_line(text, "dateline store ").ok_or_else(|| StoreError::damaged(&file, "it fails its checksum"))?;
     let (version, id) = content.split_once(" id ").ok_or_else(|| StoreError::damaged(&file, "it makes no sense"))?;
     if version != FORMAT_VERSION.to_string() {
-        let text = format!("{} has format {version}, and this dateline reads format {FORMAT_VERSION}: use the version that wrote it", path.display());
+        let text = format!(
+            "{} has format {version}, and this dateline reads format {FORMAT_VERSION}: use the version that wrote it",
+            path.display()
+        );
         return Err(StoreError::CannotOpen(text));
     }
     let id = u128::from_str_radix(id, 16).map_err(|_| StoreError::damaged(&file, "it makes no sense"))?;
@@ -144,7 +151,10 @@ pub fn sync_folder(path: &Path) -> Result<(), StoreError> {
 /// Bytes of all files below a folder; 0 where it is missing.
 pub fn folder_bytes(path: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(path) else { return 0 };
-    entries.flatten().map(|entry| if entry.path().is_dir() { folder_bytes(&entry.path()) } else { entry.metadata().map_or(0, |file| file.len()) }).sum()
+    entries
+        .flatten()
+        .map(|entry| if entry.path().is_dir() { folder_bytes(&entry.path()) } else { entry.metadata().map_or(0, |file| file.len()) })
+        .sum()
 }
 
 fn read_optional(path: &Path) -> Result<Option<String>, StoreError> {

@@ -171,7 +171,13 @@ impl<'a> Group<'a> {
         Ok(Ok(if kind == ChangeKind::Created { Written::Created(head) } else { Written::Updated(head) }))
     }
 
-    fn delete(&mut self, key: ArticleKey, key_bytes: Vec<u8>, precondition: Precondition, entry: Entry) -> Result<WriteOutcome, StoreError> {
+    fn delete(
+        &mut self,
+        key: ArticleKey,
+        key_bytes: Vec<u8>,
+        precondition: Precondition,
+        entry: Entry,
+    ) -> Result<WriteOutcome, StoreError> {
         if let Err(refusal) = check(precondition, &entry) {
             return Ok(Err(refusal));
         }
@@ -247,7 +253,8 @@ impl<'a> Group<'a> {
             return Ok(entry.clone());
         }
         if let Some(record) = self.trees.get(Tree::Articles, key_bytes)? {
-            let header = RecordHeader::decode(key, &record).map_err(|error| StoreError::damaged(format!("article {key}"), error.to_string()))?;
+            let header =
+                RecordHeader::decode(key, &record).map_err(|error| StoreError::damaged(format!("article {key}"), error.to_string()))?;
             let record_bytes = (HEADER_BYTES + header.payload_bytes()) as u64;
             return Ok(Entry::Live { head: header.into_head(), record, record_bytes });
         }

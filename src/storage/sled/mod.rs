@@ -35,8 +35,8 @@ use self::pool::Pool;
 use self::shared::Shared;
 use self::trees::Trees;
 use super::{
-    ArticleStore, Change, CountOfGroup, CountRequest, IngestStreamId, LookupResult, OpenedStream, Page, PendingCommit, ScanRequest, StoreError,
-    StoreHealth, StoreIdentity, StoreStats, WriteBatch,
+    ArticleStore, Change, CountOfGroup, CountRequest, IngestStreamId, LookupResult, OpenedStream, Page, PendingCommit, ScanRequest,
+    StoreError, StoreHealth, StoreIdentity, StoreStats, WriteBatch,
 };
 use crate::article::{ArticleDate, ArticleHead, ArticleKey, CanonicalUrl, StoredArticle};
 
@@ -83,7 +83,8 @@ impl SledStore {
             shared: Arc::clone(&shared),
             committer: commands.downgrade(),
         };
-        let committer = Committer { trees: Arc::clone(&trees), shared: Arc::clone(&shared), journal, state, checkpoints, epochs: HashMap::new() };
+        let committer =
+            Committer { trees: Arc::clone(&trees), shared: Arc::clone(&shared), journal, state, checkpoints, epochs: HashMap::new() };
         let threads = Threads {
             checkpointer: spawn("checkpoint", move || checkpointer.run(requests))?,
             committer: spawn("committer", move || committer.run(queue))?,

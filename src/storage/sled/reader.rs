@@ -193,8 +193,12 @@ impl Trees {
             let start = Bound::Included(keys::article_prefix(first, prefix));
             let end = keys::after_prefix(&keys::article_prefix(last, prefix)).map_or(Bound::Unbounded, Bound::Excluded);
             match (&request.after, request.direction) {
-                (Some(after), Direction::Ascending) if after.date == first => (later(start, Bound::Excluded(keys::article_key(after))), end),
-                (Some(after), Direction::Descending) if after.date == last => (start, earlier(end, Bound::Excluded(keys::article_key(after)))),
+                (Some(after), Direction::Ascending) if after.date == first => {
+                    (later(start, Bound::Excluded(keys::article_key(after))), end)
+                }
+                (Some(after), Direction::Descending) if after.date == last => {
+                    (start, earlier(end, Bound::Excluded(keys::article_key(after))))
+                }
                 _ => (start, end),
             }
         };
@@ -276,7 +280,13 @@ impl Trees {
         Ok(())
     }
 
-    fn count_hosts(&self, filter: &Filter, after: Option<&CountedHost>, limit: usize, cancelled: &Cancelled) -> Result<Vec<CountOfGroup>, StoreError> {
+    fn count_hosts(
+        &self,
+        filter: &Filter,
+        after: Option<&CountedHost>,
+        limit: usize,
+        cancelled: &Cancelled,
+    ) -> Result<Vec<CountOfGroup>, StoreError> {
         let mut hosts: Vec<(CountedHost, u64)> = Vec::new();
         self.index_entries_until(filter, after, cancelled, |url, _| {
             let full = hosts.len() == limit;

@@ -92,7 +92,8 @@ impl FrameHeader {
 pub(super) fn decode_mutations(mut payload: &[u8]) -> Result<Vec<Mutation>, StoreError> {
     let mut mutations = Vec::new();
     while !payload.is_empty() {
-        let (mutation, rest) = split_mutation(payload).ok_or_else(|| StoreError::damaged("a frame of the journal", "its content makes no sense"))?;
+        let (mutation, rest) =
+            split_mutation(payload).ok_or_else(|| StoreError::damaged("a frame of the journal", "its content makes no sense"))?;
         mutations.push(mutation);
         payload = rest;
     }

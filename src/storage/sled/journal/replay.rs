@@ -35,7 +35,9 @@ pub fn replay(
     let mut expected = None;
     for (number, path) in &files {
         let mut reader = FileReader::open(path, store_id, *number)?;
-        if *expected.get_or_insert(reader.first_group) != reader.first_group || (reader.first_group > after + 1 && replay.last_group + 1 < reader.first_group) {
+        if *expected.get_or_insert(reader.first_group) != reader.first_group
+            || (reader.first_group > after + 1 && replay.last_group + 1 < reader.first_group)
+        {
             return Err(missing(path, reader.first_group));
         }
         while let Some((group, payload)) = reader.next_frame()? {
@@ -138,7 +140,11 @@ mod tests {
     const STORE: StoreId = StoreId([5; 16]);
 
     fn mutations(group: u64) -> Vec<Mutation> {
-        let put = Mutation { tree: Tree::Articles, key: group.to_be_bytes().into(), value: Some(vec![group as u8; (group as usize * 1500) % 9000]) };
+        let put = Mutation {
+            tree: Tree::Articles,
+            key: group.to_be_bytes().into(),
+            value: Some(vec![group as u8; (group as usize * 1500) % 9000]),
+        };
         vec![put, Mutation { tree: Tree::Urls, key: vec![1], value: None }]
     }
 
@@ -185,7 +191,8 @@ mod tests {
         let end = written(folder.path(), 1..=4).end;
         let path = folder.path().join(file_name(1));
         let whole = std::fs::read(&path).unwrap();
-        let last = (HEADER_BYTES + mutations(4).iter().map(|m| 10 + m.key.len() + m.value.as_ref().map_or(0, Vec::len)).sum::<usize>()).next_multiple_of(BLOCK);
+        let last = (HEADER_BYTES + mutations(4).iter().map(|m| 10 + m.key.len() + m.value.as_ref().map_or(0, Vec::len)).sum::<usize>())
+            .next_multiple_of(BLOCK);
         let start_of_last = end as usize - last;
         let mut torn = whole.clone();
         torn[start_of_last + 100..].fill(0);
@@ -198,7 +205,10 @@ mod tests {
             damaged[at] ^= 4;
             std::fs::write(&path, &damaged).unwrap();
             // A byte of the padding between frames may change without harm; nothing else may.
-            assert!(groups(folder.path(), 0).map_or_else(|error| matches!(error, StoreError::Damaged { .. }), |found| found == [1, 2, 3, 4]), "{at}");
+            assert!(
+                groups(folder.path(), 0).map_or_else(|error| matches!(error, StoreError::Damaged { .. }), |found| found == [1, 2, 3, 4]),
+                "{at}"
+            );
         }
         std::fs::write(&path, &whole).unwrap();
         assert!(replay(folder.path(), StoreId([6; 16]), 0, |_, _| Ok(())).is_err(), "another store's journal");

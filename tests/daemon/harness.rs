@@ -1,0 +1,88 @@
+//! Starts and stops the real daemon.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use dateline::client::{Client, v1};
+use tempfile::TempDir;
+
+/// A running daemon with a folder of its own; killed when dropped.
+pub struct Daemon {
+    folder: TempDir,
+    process: Child,
+    pub address: String,
+    pub client: Client,
+}
+
+/// The program with these arguments and nothing of the tester's environment.
+pub fn dateline(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dateline"));
+    command.args(args).env_remove("DATELINE_SERVER").env_remove("DATELINE_CORPUS").stdin(Stdio::null());
+    command
+}
+
+pub fn article(date: &str, url: &str, title: &str, body: &str) -> v1::Article {
+    v1::Article { date: date.into(), url: url.into(), title: title.into(), body: body.into(), ..Default::default() }
+}
+
+pub fn key(date: &str, url: &str) -> v1::ArticleKey {
+    v1::ArticleKey { date: date.into(), url: url.into() }
+}
+
+impl Daemon {
+    pub async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (process, address, client) = launch(&folder).await;
+        Self { folder, process, address, client }
+    }
+
+    /// Where the daemon keeps its data.
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// Stops it as an operator would, which must succeed, and starts it again.
+    pub async fn restart(&mut self) {
+        let stopped = Command::new("kill").arg(self.process.id().to_string()).status().unwrap();
+        assert!(stopped.success());
+        assert!(self.process.wait().unwrap().success(), "the daemon must end with success");
+        (self.process, self.address, self.client) = launch(&self.folder).await;
+    }
+
+    /// Ends it without any warning and starts it again.
+    pub async fn kill_and_restart(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        (self.process, self.address, self.client) = launch(&self.folder).await;
+    }
+
+    /// Everything that StreamArticles gives.
+    pub async fn stream(&self, filter: Option<v1::ArticleFilter>, order: v1::SortOrder) -> Vec<v1::Article> {
+        let request = v1::StreamArticlesRequest { filter, order: order.into(), ..Default::default() };
+        let mut stream = self.client.stream_articles(request).await.unwrap();
+        let mut articles = Vec::new();
+        while let Some(article) = stream.next().await.unwrap() {
+            articles.push(article);
+        }
+        articles
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+async fn launch(folder: &TempDir) -> (Child, String, Client) {
+    let data = folder.path().join("data");
+    let mut process =
+        dateline(&["serve", "--listen", "127.0.0.1:0", "--data", data.to_str().unwrap()]).stdout(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+    let address = lines.map_while(Result::ok).find_map(|line| line.strip_prefix("listening on ").map(str::to_owned));
+    let address = address.expect("the daemon must say where it listens");
+    let client = Client::connect(&address).await.unwrap();
+    (process, address, client)
+}
