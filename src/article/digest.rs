@@ -9,7 +9,7 @@ use super::{ArticleDate, Metadata};
 /// SHA-256 over what a client says of an article, but for its URL and its crawl time.
 ///
 /// The digest decides whether a write makes a revision, so its input is fixed: for every field that is set, in the order
-/// of [`Tag`], one byte with the tag, eight bytes with the length (big-endian), and the bytes as received. A list has one
+/// of `Tag`, one byte with the tag, eight bytes with the length (big-endian), and the bytes as received. A list has one
 /// such entry an element, a map two an entry (name, value) in byte order of the names. A field added later gets a new tag
 /// and, while it is not set, leaves the digests of all earlier articles as they are.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

@@ -1,6 +1,6 @@
 //! Storage: what every engine promises, in words that know no trees, bytes or files.
 //!
-//! [`ArticleStore`] is the contract; its comments are the promises. The engine is [`sled`](self::sled), which keeps articles
+//! [`ArticleStore`] is the contract; its comments are the promises. The engine is [`sled`], which keeps articles
 //! on disk.
 
 mod batch;

@@ -1,7 +1,7 @@
 //! The engine that keeps articles on disk: sled 0.34, with what sled alone does not promise built around it.
 //!
-//! A write goes: encode and compress (pool) -> [`committer`] -> [`journal`], synced -> sled's [`trees`] -> acknowledged.
-//! [`checkpoint`]s make sled durable by itself and cut the journal; [`open`](SledStore::open) replays what came after the
+//! A write goes: encode and compress (pool) -> `committer` -> `journal`, synced -> sled's `trees` -> acknowledged.
+//! Checkpoints make sled durable by itself and cut the journal; [`open`](SledStore::open) replays what came after the
 //! last one. Reads go straight to the trees. Nothing outside this folder names sled.
 
 mod checkpoint;
