@@ -1,10 +1,13 @@
 //! Storage: what every engine promises, in words that know no trees, bytes or files.
 //!
-//! [`ArticleStore`] is the contract; its comments are the promises. The engine is [`sled`], which keeps articles
-//! on disk.
+//! [`ArticleStore`] is the contract; its comments are the promises, and the suite in [`contract`] checks them against every
+//! engine. The engines are [`sled`], which keeps articles on disk, and [`memory`], the reference that is simple enough to be
+//! right by reading.
 
 mod batch;
+pub mod contract;
 mod error;
+pub mod memory;
 pub mod record;
 pub mod sled;
 pub mod token;

@@ -132,24 +132,22 @@ impl Committer {
 
     /// Decides one batch. The inner error refuses the batch alone.
     fn decide(&self, group: &mut Group<'_>, batch: PreparedBatch) -> Result<Result<BatchOutcome, StoreError>, StoreError> {
-        if let Some(advance) = &batch.stream
-            && self.epochs.get(&advance.id) != Some(&advance.epoch)
-        {
-            return Ok(Err(StoreError::StreamTakenOver));
+        // Before any write is decided: a refused batch leaves nothing behind in the group.
+        if let Some(advance) = &batch.stream {
+            let current = self.epochs.get(&advance.id) == Some(&advance.epoch);
+            if !current || group.position(&advance.id)?.state == StreamState::Finished {
+                return Ok(Err(StoreError::StreamTakenOver));
+            }
         }
         let outcomes = batch.writes.into_iter().map(|write| group.write(write)).collect::<Result<Vec<_>, _>>()?;
         let position = match batch.stream {
             None => None,
             Some(StreamAdvance { id, next_item, rejected, state, .. }) => {
                 let mut position = group.position(&id)?;
-                if position.state == StreamState::Finished {
-                    return Ok(Err(StoreError::StreamTakenOver));
-                }
                 outcomes.iter().for_each(|outcome| position.counts.add(outcome));
                 position.counts.rejected += rejected;
                 (position.next_item, position.state) = (next_item, state);
-                group.advance(&id, position);
-                Some(position)
+                Some(group.advance(&id, position))
             }
         };
         Ok(Ok(BatchOutcome { outcomes, position }))

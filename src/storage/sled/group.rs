@@ -2,7 +2,7 @@
 //!
 //! Nothing here writes. Each write sees what those before it in the same group decided, though none of it is stored yet.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::entry::{self, Manifest, State, Tombstone};
 use super::journal::Mutation;
@@ -59,6 +59,8 @@ pub struct Group<'a> {
     entries: HashMap<Vec<u8>, Entry>,
     /// Earlier revisions and chunks that this group adds, by article key, so that a deletion later in the group finds them.
     additions: HashMap<Vec<u8>, Vec<(Tree, Vec<u8>)>>,
+    /// Articles whose stored earlier revisions this group has removed already, though sled still has them.
+    purged: HashSet<Vec<u8>>,
     manifests: HashMap<ArticleDate, Manifest>,
     positions: HashMap<IngestStreamId, IngestPosition>,
 }
@@ -66,8 +68,8 @@ pub struct Group<'a> {
 impl<'a> Group<'a> {
     /// A group on top of this state.
     pub fn new(trees: &'a Trees, state: State) -> Self {
-        let (entries, additions, manifests, positions) = Default::default();
-        Self { trees, state, now: Timestamp::now(), mutations: Vec::new(), entries, additions, manifests, positions }
+        let (entries, additions, purged, manifests, positions) = Default::default();
+        Self { trees, state, now: Timestamp::now(), mutations: Vec::new(), entries, additions, purged, manifests, positions }
     }
 
     /// Decides one write.
@@ -100,9 +102,11 @@ impl<'a> Group<'a> {
         self.trees.get(Tree::Streams, key)?.map_or(Ok(new), |value| entry::decode_position(key, &value))
     }
 
-    /// Records where a stream stands after the group.
-    pub fn advance(&mut self, id: &IngestStreamId, position: IngestPosition) {
-        self.positions.insert(id.clone(), IngestPosition { update_time: self.now.max(position.update_time), ..position });
+    /// Records where a stream stands after the group, and gives it back with the time of the advance.
+    pub fn advance(&mut self, id: &IngestStreamId, position: IngestPosition) -> IngestPosition {
+        let position = IngestPosition { update_time: self.now.max(position.update_time), ..position };
+        self.positions.insert(id.clone(), position);
+        position
     }
 
     /// The group's mutations and the state after them; nothing where the group changes nothing.
@@ -236,10 +240,12 @@ impl<'a> Group<'a> {
     /// Removes earlier revisions and chunks of an article, those stored and those that this group adds.
     fn purge_additions(&mut self, key_bytes: &[u8]) -> Result<(), StoreError> {
         let mut purged = self.additions.remove(key_bytes).unwrap_or_default();
-        let prefix = keys::revisions_prefix(key_bytes);
-        for tree in [Tree::Revisions, Tree::Chunks] {
-            for key in self.trees.tree(tree).scan_prefix(&prefix).keys() {
-                purged.push((tree, key.map_err(sled_error)?.to_vec()));
+        if self.purged.insert(key_bytes.to_vec()) {
+            let prefix = keys::revisions_prefix(key_bytes);
+            for tree in [Tree::Revisions, Tree::Chunks] {
+                for key in self.trees.tree(tree).scan_prefix(&prefix).keys() {
+                    purged.push((tree, key.map_err(sled_error)?.to_vec()));
+                }
             }
         }
         let revisions = purged.iter().filter(|(tree, _)| *tree == Tree::Revisions).count() as u64;

@@ -241,6 +241,7 @@ impl ArticleStore for SledStore {
     async fn close(&self) -> Result<(), StoreError> {
         // Where it is closed already, or the committer is gone, there is nobody to tell.
         drop(self.committer.send(Command::Close).await);
+        self.pool.close();
         let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(Threads { committer, checkpointer }) = threads else { return Ok(()) };
         let (trees, folder, shared) = (Arc::clone(&self.trees), Arc::clone(&self.folder), Arc::clone(&self.shared));

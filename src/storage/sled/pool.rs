@@ -43,6 +43,11 @@ impl Pool {
         Self { jobs: Arc::new(Semaphore::new(JOBS)) }
     }
 
+    /// Refuses every later job; those under way finish.
+    pub fn close(&self) {
+        self.jobs.close();
+    }
+
     /// Runs a job when there is room, and waits for it. A job whose waiter goes away before it began never runs.
     pub async fn run<T: Send + 'static>(
         &self,
