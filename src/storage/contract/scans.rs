@@ -52,7 +52,7 @@ async fn populate(subject: &dyn Subject, site: &Site) -> Result<Vec<(Article, Ar
     shuffled.sort_by_key(|article| *article.digest().as_bytes());
     let promise = "articles are stored to be scanned";
     for batch in shuffled.chunks(50) {
-        subject.put_many(batch.iter().map(|article| Article::clone(article)).collect()).await.or_violation(promise)?;
+        subject.put_many(batch.iter().copied().cloned().collect()).await.or_violation(promise)?;
     }
     let keys: Vec<_> = articles.keys().cloned().collect();
     let found = subject.articles(&keys).await.or_violation(promise)?;
@@ -172,7 +172,7 @@ async fn writes_do_not_disturb(subject: &dyn Subject) -> Result<(), Violation> {
                 let put = subject.put(coming.clone(), Precondition::None).await.or_violation(promise)?;
                 put.map_err(|refusal| format!("{refusal:?}")).or_violation(promise)?;
                 tokio::task::yield_now().await;
-                if (number + round) % 3 == 0 {
+                if (number + round).is_multiple_of(3) {
                     let deleted = subject.delete(coming.key().clone(), Precondition::None).await.or_violation(promise)?;
                     deleted.map_err(|refusal| format!("{refusal:?}")).or_violation(promise)?;
                 }

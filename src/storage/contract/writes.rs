@@ -81,7 +81,8 @@ async fn only_content_makes_a_revision(subject: &dyn Subject) -> Result<(), Viol
         unchanged(subject, promise, &valid(other)?, &original, &head).await?;
     }
 
-    let edits: [(&str, fn(&mut ArticleDraft)); 15] = [
+    type Edit = fn(&mut ArticleDraft);
+    let edits: [(&str, Edit); 15] = [
         ("title", |draft| draft.title.push('!')),
         ("lead", |draft| draft.lead.clear()),
         ("body", |draft| draft.body.push('\n')),
