@@ -14,8 +14,7 @@ use crate::config::{ServeConfig, ServeFlags};
 use crate::formats::{ArticleReader, DraftAt, ReadError, article_files};
 use crate::grpc::CallLimits;
 use crate::server::{ServeOptions, serve};
-use crate::storage::sled::SledStore;
-use crate::storage::{ArticleStore, OutcomeCounts, Write, WriteBatch};
+use crate::storage::{self, ArticleStore, OutcomeCounts, Write, WriteBatch};
 use crate::{shutdown, telemetry};
 
 /// Articles of one step of an import, and about how many bytes of them.
@@ -57,9 +56,9 @@ pub async fn run(args: ServeArgs) -> Result<(), CommandError> {
     })?;
     let address = listener.local_addr().map_err(|error| failed(error.to_string()))?;
     let data = config.data.clone();
-    let opened = tokio::task::spawn_blocking(move || SledStore::open(&data)).await;
+    let opened = tokio::task::spawn_blocking(move || storage::open(&data)).await;
     let store = opened.map_err(|_| failed(format!("the store in {} cannot be opened: the engine panicked", config.data.display())))?;
-    let store: Arc<dyn ArticleStore> = Arc::new(store.map_err(|error| failed(error.to_string()))?);
+    let store = store.map_err(|error| failed(error.to_string()))?;
 
     let mut import = Import { problems: 0, counts: OutcomeCounts::default(), limits: config.limits() };
     for path in &args.import {

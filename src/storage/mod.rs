@@ -12,6 +12,9 @@ pub mod record;
 pub mod sled;
 pub mod token;
 
+use std::path::Path;
+use std::sync::Arc;
+
 use async_trait::async_trait;
 
 use crate::article::{ArticleDate, ArticleHead, ArticleKey, CanonicalUrl, Filter, StoredArticle};
@@ -104,6 +107,15 @@ pub trait ArticleStore: Send + Sync + 'static {
     async fn write(&self, batch: WriteBatch) -> Result<BatchOutcome, StoreError> {
         self.submit(batch).await?.await
     }
+}
+
+/// Opens the store in a folder, and creates it where the folder is empty or missing. Blocks while it recovers.
+///
+/// # Errors
+/// [`StoreError::CannotOpen`] where the folder is in use or none of ours, [`StoreError::Damaged`] where something that was
+/// acknowledged is missing.
+pub fn open(folder: &Path) -> Result<Arc<dyn ArticleStore>, StoreError> {
+    Ok(Arc::new(sled::SledStore::open(folder)?))
 }
 
 /// One result of [`ArticleStore::articles`].

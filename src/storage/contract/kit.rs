@@ -43,12 +43,19 @@ pub fn holds(promise: &str, holds: bool, found: impl FnOnce() -> String) -> Resu
 
 /// Checks that what was found is what was promised.
 pub fn same<T: PartialEq + Debug + ?Sized>(promise: &str, found: &T, expected: &T) -> Result<(), Violation> {
-    holds(promise, found == expected, || format!("found {}, expected {}", shown(found), shown(expected)))
+    holds(promise, found == expected, || {
+        let (found, expected) = (format!("{found:?}"), format!("{expected:?}"));
+        let alike = found.chars().zip(expected.chars()).take_while(|(found, expected)| found == expected).count();
+        format!("found {}, expected {}", shown(&found, alike), shown(&expected, alike))
+    })
 }
 
-fn shown(value: &(impl Debug + ?Sized)) -> String {
-    let text = format!("{value:?}");
-    text.char_indices().nth(SHOWN_CHARS / 3).map_or(text.clone(), |(end, _)| format!("{}...", &text[..end]))
+/// What of a long text matters: from shortly before the place where it differs.
+fn shown(text: &str, alike: usize) -> String {
+    let skipped = alike.saturating_sub(80);
+    let part: String = text.chars().skip(skipped).take(SHOWN_CHARS / 3).collect();
+    let (before, after) = (if skipped > 0 { "..." } else { "" }, if skipped + SHOWN_CHARS / 3 < text.chars().count() { "..." } else { "" });
+    format!("{before}{part}{after}")
 }
 
 /// Checks that two heads agree in everything that the wire carries.
