@@ -166,7 +166,7 @@ fn what_is_no_article_url_is_refused() {
 
 // --- By public vectors
 
-/// The vectors of this file, or `None`, with a message, where no folder with them is named.
+/// The vectors of this file; the test fails where it is missing or empty.
 fn vectors(file: &str) -> Vec<Value> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors").join(file);
     let lines = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{} {error}", path.display()));
