@@ -5,6 +5,11 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use dateline::cli::{self, Cli};
 
+/// Threads hand articles to each other all the time, which the system's allocator pays for with locks: it takes 30 % more
+/// CPU for a bulk load.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
