@@ -18,7 +18,7 @@
 //! | 4 | bytes of the payload, decoded |
 //! | 4 | bytes of the payload, encoded |
 //! | 32 | digest |
-//! | ... | the payload, or its beginning where the engine keeps the rest elsewhere |
+//! | ... | the payload; an engine may keep it apart |
 //!
 //! The decoded payload is a row of fields: tag (1 byte), length (LEB128), bytes. A field that is not set is left out; a tag
 //! that is not known makes the record unreadable, so that an old version never drops what a newer one stored.
@@ -114,6 +114,11 @@ impl EncodedContent {
         &self.payload
     }
 
+    /// The encoded payload, without a copy.
+    pub fn into_payload(self) -> Vec<u8> {
+        self.payload
+    }
+
     /// Bytes of title, lead and body.
     pub fn text_bytes(&self) -> u64 {
         self.text_bytes.into()
@@ -206,6 +211,11 @@ impl RecordHeader {
     /// Bytes of the encoded payload, wherever they are kept.
     pub fn payload_bytes(&self) -> usize {
         self.payload_bytes as usize
+    }
+
+    /// Whether this is the payload that belongs to the header.
+    pub fn matches(&self, payload: &[u8]) -> bool {
+        payload.len() == self.payload_bytes() && xxh3_64(payload) == self.payload_checksum
     }
 
     /// Verifies and decodes the payload.

@@ -1,14 +1,15 @@
-//! Checkpoints: making sled durable by itself up to a group, so that the journal before can go.
+//! Checkpoints: making sled durable by itself up to a group, so that recovery needs no journal before it, and removing the
+//! segments of which nothing is in use any more.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
 use super::committer::Command;
 use super::folder::{Checkpoint, Folder};
-use super::journal;
+use super::reclaim::ReclaimRequest;
 use super::shared::Shared;
 use super::trees::Trees;
 use crate::storage::StoreError;
@@ -21,8 +22,8 @@ const IDLE: Duration = Duration::from_secs(3);
 pub struct CheckpointRequest {
     /// The last group that is to be durable.
     pub group: u64,
-    /// The journal file that goes on after it; those before are dropped.
-    pub first_journal: u64,
+    /// The segment that is being written: those before are complete, and none of them is needed for recovery.
+    pub segment: u64,
 }
 
 /// The state of the checkpoint thread.
@@ -30,8 +31,10 @@ pub struct Checkpointer {
     pub trees: Arc<Trees>,
     pub folder: Arc<Folder>,
     pub shared: Arc<Shared>,
-    /// To ask the committer for a checkpoint when nothing is going on.
+    /// To ask the committer for a checkpoint when nothing is going on, and to tell it of segments that are gone.
     pub committer: mpsc::WeakSender<Command>,
+    /// To have segments emptied that are mostly out of use.
+    pub reclaims: SyncSender<ReclaimRequest>,
 }
 
 impl Checkpointer {
@@ -39,33 +42,51 @@ impl Checkpointer {
     pub fn run(self, requests: Receiver<CheckpointRequest>) {
         let mut done = self.shared.group();
         let mut seen = done;
+        let mut removed = Vec::new();
         loop {
             match requests.recv_timeout(IDLE) {
-                Ok(request) => match self.checkpoint(request) {
-                    Ok(()) => done = request.group,
+                Ok(request) => match checkpoint(&self.trees, &self.folder, request) {
+                    Ok(segments) => {
+                        done = request.group;
+                        removed.extend(segments);
+                        // Where one is waiting already, this one's segments have time until the next.
+                        let _ = self.reclaims.try_send(ReclaimRequest { before_segment: request.segment });
+                    }
                     Err(error) => self.shared.fail(error.to_string()),
                 },
                 Err(RecvTimeoutError::Timeout) => {
                     let group = self.shared.group();
                     if group == seen && group != done {
-                        // A full queue means that the store is not idle after all.
-                        drop(self.committer.upgrade().map(|committer| committer.try_send(Command::Checkpoint)));
+                        self.tell_committer(Command::Checkpoint);
                     }
                     seen = group;
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
             }
+            if !removed.is_empty() && self.tell_committer(Command::Forget(removed.clone())) {
+                removed.clear();
+            }
         }
     }
 
-    fn checkpoint(&self, request: CheckpointRequest) -> Result<(), StoreError> {
-        checkpoint(&self.trees, &self.folder, request)
+    /// Whether there was room in the committer's queue. Waiting for it could be waiting for each other.
+    fn tell_committer(&self, command: Command) -> bool {
+        self.committer.upgrade().is_some_and(|committer| committer.try_send(command).is_ok())
     }
 }
 
-/// Makes everything up to a group durable in sled, notes it, and drops the journal before.
-pub fn checkpoint(trees: &Trees, folder: &Folder, request: CheckpointRequest) -> Result<(), StoreError> {
+/// Makes everything up to a group durable in sled, notes it, and removes the segments that nothing needs any more. Gives their
+/// numbers.
+pub fn checkpoint(trees: &Trees, folder: &Folder, request: CheckpointRequest) -> Result<Vec<u64>, StoreError> {
     trees.flush()?;
     folder.write_checkpoint(Checkpoint { group: request.group })?;
-    journal::drop_before(&folder.journal_path(), request.first_journal)
+    let mut removed = Vec::new();
+    for segment in trees.segments().numbers()? {
+        // A segment that is complete only ever loses payloads.
+        if segment < request.segment && trees.segment_usage(segment)?.live_bytes == 0 {
+            trees.segments().remove(segment)?;
+            removed.push(segment);
+        }
+    }
+    Ok(removed)
 }

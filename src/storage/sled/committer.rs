@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::checkpoint::CheckpointRequest;
 use super::entry::State;
-use super::group::{Group, PreparedWrite};
+use super::group::{Decided, Group, PreparedWrite, Relocation};
 use super::journal::{Frame, Journal};
 use super::shared::Shared;
 use super::trees::Trees;
@@ -22,8 +22,8 @@ use crate::storage::{BatchOutcome, IngestStreamId, OpenedStream, StoreError, Str
 const GROUP_WRITES: usize = 1000;
 /// About how many bytes a group holds at most, and at most one batch more.
 const GROUP_BYTES: usize = 4 << 20;
-/// Journal bytes after which a checkpoint is due. Bounds how long opening takes after a crash.
-const CHECKPOINT_BYTES: u64 = 64 << 20;
+/// Bytes of a segment, after which a checkpoint is due. Bounds how long opening takes after a crash.
+const SEGMENT_BYTES: u64 = 64 << 20;
 
 /// What the committer is asked for.
 pub enum Command {
@@ -35,6 +35,13 @@ pub enum Command {
         id: IngestStreamId,
         reply: oneshot::Sender<Result<OpenedStream, StoreError>>,
     },
+    /// To write payloads again elsewhere, so that their segment can go.
+    Relocate {
+        relocations: Vec<Relocation>,
+        reply: oneshot::Sender<Result<(), StoreError>>,
+    },
+    /// These segments are gone.
+    Forget(Vec<u64>),
     /// Time for a checkpoint because nothing else is going on.
     Checkpoint,
     /// No more commands are taken; those that are queued are carried out.
@@ -58,17 +65,27 @@ pub struct Committer {
     pub epochs: HashMap<IngestStreamId, u64>,
 }
 
+/// Commands for one group.
+struct Gathered {
+    commands: Vec<Command>,
+    /// A command that was taken from the queue and starts the next group.
+    next: Option<Command>,
+}
+
 /// An answer that waits until its group is durable.
 enum Reply {
     Batch(oneshot::Sender<Result<BatchOutcome, StoreError>>, BatchOutcome),
     Opened(oneshot::Sender<Result<OpenedStream, StoreError>>, OpenedStream),
+    Relocated(oneshot::Sender<Result<(), StoreError>>),
 }
 
 impl Committer {
     /// Serves the queue until it is closed and empty. Returns the number of the last journal file.
     pub fn run(mut self, mut queue: mpsc::Receiver<Command>) -> u64 {
-        while let Some(first) = queue.blocking_recv() {
-            let commands = gather(first, &mut queue);
+        let mut pending = None;
+        while let Some(first) = pending.take().or_else(|| queue.blocking_recv()) {
+            let Gathered { commands, next } = gather(first, &mut queue);
+            pending = next;
             if let Err(reason) = self.shared.writable() {
                 refuse(commands, &StoreError::Failed(reason));
                 continue;
@@ -89,7 +106,7 @@ impl Committer {
     /// Where the store can write no more. Whoever waits for an answer then learns it from the dropped end.
     fn commit(&mut self, commands: Vec<Command>) -> Result<(), StoreError> {
         let trees = Arc::clone(&self.trees);
-        let mut group = Group::new(&trees, self.state);
+        let mut group = Group::new(&trees, self.state, self.journal.next_payload());
         let mut replies = Vec::with_capacity(commands.len());
         let mut idle = false;
         for command in commands {
@@ -104,12 +121,17 @@ impl Committer {
                     self.epochs.insert(id, epoch);
                     replies.push(Reply::Opened(reply, OpenedStream { epoch, position }));
                 }
+                Command::Relocate { relocations, reply } => {
+                    relocations.into_iter().try_for_each(|relocation| group.relocate(relocation))?;
+                    replies.push(Reply::Relocated(reply));
+                }
+                Command::Forget(segments) => group.forget(&segments),
                 Command::Checkpoint => idle = true,
                 Command::Close => {}
             }
         }
-        if let Some((mutations, state)) = group.finish() {
-            match self.journal.append(Frame::new(state.group, &mutations)) {
+        if let Some(Decided { mutations, payloads, state }) = group.finish() {
+            match self.journal.append(Frame::new(state.group, &payloads, &mutations)) {
                 Ok(()) => {}
                 // The journal is as it was: the group never happened, and the next may find room.
                 Err(StoreError::DiskFull) => {
@@ -124,7 +146,13 @@ impl Committer {
             self.shared.publish(&state);
         }
         replies.into_iter().for_each(Reply::send);
-        if self.journal.bytes() >= CHECKPOINT_BYTES || (idle && self.journal.bytes() > 0) {
+        if self.journal.bytes() >= SEGMENT_BYTES {
+            // Without room for a new file the old one goes on growing, or refuses; either way nothing is lost.
+            match self.journal.rotate(self.state.group + 1) {
+                Err(StoreError::DiskFull) => {}
+                rotated => rotated.and_then(|()| self.begin_checkpoint())?,
+            }
+        } else if idle {
             self.begin_checkpoint()?;
         }
         Ok(())
@@ -153,37 +181,39 @@ impl Committer {
         Ok(Ok(BatchOutcome { outcomes, position }))
     }
 
-    /// Goes on in a new journal file and has everything before it made durable in sled. Waits only where the checkpoint
-    /// before is not done yet: then sled is behind, and so must the writers be.
+    /// Has everything so far made durable in sled. Waits only where the checkpoint before is not done yet: then sled is
+    /// behind, and so must the writers be.
     fn begin_checkpoint(&mut self) -> Result<(), StoreError> {
-        match self.journal.rotate(self.state.group + 1) {
-            // Without room for a new file the old one goes on growing, or refuses; either way nothing is lost.
-            Err(StoreError::DiskFull) => return Ok(()),
-            rotated => rotated?,
-        }
-        let request = CheckpointRequest { group: self.state.group, first_journal: self.journal.number() };
+        let request = CheckpointRequest { group: self.state.group, segment: self.journal.number() };
         self.checkpoints.send(request).map_err(|_| StoreError::Failed("the checkpoint thread has ended".into()))
     }
 }
 
 /// Takes what is queued already, up to a group's limits.
-fn gather(first: Command, queue: &mut mpsc::Receiver<Command>) -> Vec<Command> {
+fn gather(first: Command, queue: &mut mpsc::Receiver<Command>) -> Gathered {
     let (mut writes, mut bytes) = (0, 0);
     let mut commands = Vec::new();
     let mut next = Some(first);
     while let Some(command) = next {
+        if matches!(command, Command::Relocate { .. }) {
+            // Alone, since it looks at what stands in the trees.
+            return match commands.is_empty() {
+                true => Gathered { commands: vec![command], next: None },
+                false => Gathered { commands, next: Some(command) },
+            };
+        }
         match &command {
             Command::Write { batch, .. } => {
                 writes += batch.writes.len();
                 bytes += batch.writes.iter().map(PreparedWrite::bytes).sum::<usize>();
             }
             Command::Close => queue.close(),
-            Command::OpenStream { .. } | Command::Checkpoint => {}
+            Command::OpenStream { .. } | Command::Relocate { .. } | Command::Forget(_) | Command::Checkpoint => {}
         }
         commands.push(command);
         next = if writes < GROUP_WRITES && bytes < GROUP_BYTES { queue.try_recv().ok() } else { None };
     }
-    commands
+    Gathered { commands, next: None }
 }
 
 fn refuse(commands: Vec<Command>, error: &StoreError) {
@@ -191,7 +221,8 @@ fn refuse(commands: Vec<Command>, error: &StoreError) {
         match command {
             Command::Write { reply, .. } => answer(reply, Err(error.clone())),
             Command::OpenStream { reply, .. } => answer(reply, Err(error.clone())),
-            Command::Checkpoint | Command::Close => {}
+            Command::Relocate { reply, .. } => answer(reply, Err(error.clone())),
+            Command::Forget(_) | Command::Checkpoint | Command::Close => {}
         }
     }
 }
@@ -201,6 +232,7 @@ impl Reply {
         match self {
             Self::Batch(reply, outcome) => answer(reply, Ok(outcome)),
             Self::Opened(reply, opened) => answer(reply, Ok(opened)),
+            Self::Relocated(reply) => answer(reply, Ok(())),
         }
     }
 
@@ -208,6 +240,7 @@ impl Reply {
         match self {
             Self::Batch(reply, _) => answer(reply, Err(error.clone())),
             Self::Opened(reply, _) => answer(reply, Err(error.clone())),
+            Self::Relocated(reply) => answer(reply, Err(error.clone())),
         }
     }
 }

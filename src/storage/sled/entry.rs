@@ -1,4 +1,4 @@
-//! The small values beside the records: changes, manifests, tombstones, stream positions, the state.
+//! The small values beside the records: changes, manifests, segment usage, tombstones, stream positions, the state.
 //!
 //! Every one is sealed the same way: format (1 byte), checksum (XXH3-64 over tree, key and content, 8 bytes), content. All
 //! numbers are big-endian.
@@ -141,6 +141,26 @@ impl Manifest {
     pub fn decode(key: &[u8], value: &[u8]) -> Result<Self, StoreError> {
         let mut fields = unseal(Tree::Days, key, value)?;
         Ok(Self { count: fields.u64()?, checksum: fields.u64()? })
+    }
+}
+
+/// How much of a segment's payloads is still in use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SegmentUsage {
+    /// Bytes of all its payloads.
+    pub payload_bytes: u64,
+    /// Bytes of those that a record points to.
+    pub live_bytes: u64,
+}
+
+impl SegmentUsage {
+    pub fn encode(&self, key: &[u8]) -> Vec<u8> {
+        seal(Tree::Segments, key, &[self.payload_bytes.to_be_bytes(), self.live_bytes.to_be_bytes()].concat())
+    }
+
+    pub fn decode(key: &[u8], value: &[u8]) -> Result<Self, StoreError> {
+        let mut fields = unseal(Tree::Segments, key, value)?;
+        Ok(Self { payload_bytes: fields.u64()?, live_bytes: fields.u64()? })
     }
 }
 

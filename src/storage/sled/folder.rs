@@ -5,7 +5,7 @@
 //! | `LOCK` | held while a process has the folder open |
 //! | `STORE` | which store this is and in which format; written once |
 //! | `CHECKPOINT` | up to which group sled alone is complete |
-//! | `journal/` | the groups since then |
+//! | `journal/` | the groups since then, and the payloads of all records |
 //! | `sled/` | the trees |
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
@@ -18,7 +18,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::storage::{StoreError, StoreId};
 
 /// The version of the folder's layout and of everything in it.
-pub const FORMAT_VERSION: u16 = 1;
+pub const FORMAT_VERSION: u16 = 2;
 
 /// An opened and locked data folder. Dropping it lets the lock go.
 #[derive(Debug)]
@@ -205,7 +205,7 @@ mod tests {
             fs::write(path.join("STORE"), damaged).unwrap();
             assert!(Folder::open(&path).is_err(), "{at}");
         }
-        fs::write(path.join("STORE"), with_checksum(&format!("dateline store 2 id {:032x}", 1))).unwrap();
-        assert!(Folder::open(&path).unwrap_err().to_string().contains("format 2"));
+        fs::write(path.join("STORE"), with_checksum(&format!("dateline store 3 id {:032x}", 1))).unwrap();
+        assert!(Folder::open(&path).unwrap_err().to_string().contains("format 3"));
     }
 }

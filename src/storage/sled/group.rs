@@ -4,12 +4,13 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::entry::{self, Manifest, State, Tombstone};
-use super::journal::Mutation;
+use super::entry::{self, Manifest, SegmentUsage, State, Tombstone};
+use super::journal::{Location, Mutation};
 use super::keys::{self, STATE_KEY, Tree};
-use super::trees::{CHUNK_BYTES, Trees, sled_error};
+use super::stored::StoredRecord;
+use super::trees::{Trees, sled_error};
 use crate::article::{ArticleDate, ArticleHead, ArticleKey, Digest, Timestamp};
-use crate::storage::record::{EncodedContent, HEADER_BYTES, RecordHeader, Stamp};
+use crate::storage::record::{EncodedContent, HEADER_BYTES, Stamp};
 use crate::storage::{
     Change, ChangeKind, IngestPosition, IngestStreamId, OutcomeCounts, Precondition, StoreError, StreamState, Write, WriteOutcome,
     WriteRefusal, Written,
@@ -46,8 +47,49 @@ impl PreparedWrite {
 /// What stands under a key as the next write of the group sees it.
 #[derive(Clone)]
 enum Entry {
-    Live { head: ArticleHead, record: sled::IVec, record_bytes: u64 },
+    Live { head: ArticleHead, record: sled::IVec, payload: Payload },
     Gone(Option<Tombstone>),
+}
+
+/// Where a record's payload is and how long.
+#[derive(Debug, Clone, Copy)]
+struct Payload {
+    location: Location,
+    bytes: u64,
+}
+
+impl Payload {
+    fn of(record: &StoredRecord) -> Self {
+        Self { location: record.location, bytes: record.header.payload_bytes() as u64 }
+    }
+
+    fn record_bytes(self) -> u64 {
+        HEADER_BYTES as u64 + self.bytes
+    }
+}
+
+/// A payload to be written again so that its segment can go.
+pub struct Relocation {
+    /// The tree of the record, articles or revisions.
+    pub tree: Tree,
+    /// Its key there.
+    pub key: Vec<u8>,
+    /// Its value there when the payload was read.
+    pub value: sled::IVec,
+    /// Where the payload is.
+    pub from: Location,
+    /// The payload, verified.
+    pub payload: Vec<u8>,
+}
+
+/// What a group comes to.
+pub struct Decided {
+    /// What is to be done to the trees.
+    pub mutations: Vec<Mutation>,
+    /// The payloads that the mutations point to, in their order from the place that the group was begun with.
+    pub payloads: Vec<Vec<u8>>,
+    /// The state afterwards.
+    pub state: State,
 }
 
 /// A group that is being decided.
@@ -56,20 +98,25 @@ pub struct Group<'a> {
     state: State,
     now: Timestamp,
     mutations: Vec<Mutation>,
+    payloads: Vec<Vec<u8>>,
+    /// Where the next payload will stand.
+    next_payload: Location,
     entries: HashMap<Vec<u8>, Entry>,
-    /// Earlier revisions and chunks that this group adds, by article key, so that a deletion later in the group finds them.
-    additions: HashMap<Vec<u8>, Vec<(Tree, Vec<u8>)>>,
+    /// Earlier revisions that this group adds, by article key, so that a deletion later in the group finds them.
+    additions: HashMap<Vec<u8>, Vec<(Vec<u8>, Payload)>>,
     /// Articles whose stored earlier revisions this group has removed already, though sled still has them.
     purged: HashSet<Vec<u8>>,
     manifests: HashMap<ArticleDate, Manifest>,
+    usages: HashMap<u64, SegmentUsage>,
     positions: HashMap<IngestStreamId, IngestPosition>,
 }
 
 impl<'a> Group<'a> {
-    /// A group on top of this state.
-    pub fn new(trees: &'a Trees, state: State) -> Self {
-        let (entries, additions, purged, manifests, positions) = Default::default();
-        Self { trees, state, now: Timestamp::now(), mutations: Vec::new(), entries, additions, purged, manifests, positions }
+    /// A group on top of this state, whose payloads will stand from this place on.
+    pub fn new(trees: &'a Trees, state: State, next_payload: Location) -> Self {
+        let (entries, additions, purged, manifests, usages, positions) = Default::default();
+        let (mutations, payloads, now) = (Vec::new(), Vec::new(), Timestamp::now());
+        Self { trees, state, now, mutations, payloads, next_payload, entries, additions, purged, manifests, usages, positions }
     }
 
     /// Decides one write.
@@ -87,7 +134,7 @@ impl<'a> Group<'a> {
             entry => entry?,
         };
         match write {
-            PreparedWrite::Put { key, digest, content, precondition } => self.put(key, key_bytes, digest, &content, precondition, entry),
+            PreparedWrite::Put { key, digest, content, precondition } => self.put(key, key_bytes, digest, content, precondition, entry),
             PreparedWrite::Delete { key, precondition } => self.delete(key, key_bytes, precondition, entry),
         }
     }
@@ -109,12 +156,35 @@ impl<'a> Group<'a> {
         position
     }
 
-    /// The group's mutations and the state after them; nothing where the group changes nothing.
-    pub fn finish(mut self) -> Option<(Vec<Mutation>, State)> {
+    /// Points a record to a new place of its payload, unless it has changed since. In a group without writes only, since
+    /// those look at what stands in the trees.
+    pub fn relocate(&mut self, relocation: Relocation) -> Result<(), StoreError> {
+        let Relocation { tree, key, value, from, payload } = relocation;
+        if self.trees.get(tree, &key)? != Some(value.clone()) {
+            return Ok(());
+        }
+        self.release(Payload { location: from, bytes: payload.len() as u64 })?;
+        let to = self.place(payload)?;
+        self.set(tree, key, StoredRecord::moved(&value, to));
+        Ok(())
+    }
+
+    /// Drops what is known of segments that are gone.
+    pub fn forget(&mut self, segments: &[u64]) {
+        segments.iter().for_each(|segment| self.clear(Tree::Segments, segment.to_be_bytes().into()));
+    }
+
+    /// What the group comes to; nothing where it changes nothing.
+    pub fn finish(mut self) -> Option<Decided> {
         for (date, manifest) in std::mem::take(&mut self.manifests) {
             let key = keys::day_key(date);
             let value = (manifest.count > 0).then(|| manifest.encode(&key));
             self.mutations.push(Mutation { tree: Tree::Days, key: key.into(), value });
+        }
+        for (segment, usage) in std::mem::take(&mut self.usages) {
+            let key = segment.to_be_bytes();
+            let value = Some(usage.encode(&key));
+            self.mutations.push(Mutation { tree: Tree::Segments, key: key.into(), value });
         }
         for (id, position) in std::mem::take(&mut self.positions) {
             let key = id.as_str().as_bytes().to_vec();
@@ -127,7 +197,7 @@ impl<'a> Group<'a> {
         self.state.group += 1;
         // Last, so that sled's state never claims a group of which something is missing.
         self.set(Tree::State, STATE_KEY.to_vec(), self.state.encode());
-        Some((self.mutations, self.state))
+        Some(Decided { mutations: self.mutations, payloads: self.payloads, state: self.state })
     }
 
     fn put(
@@ -135,7 +205,7 @@ impl<'a> Group<'a> {
         key: ArticleKey,
         key_bytes: Vec<u8>,
         digest: Digest,
-        content: &EncodedContent,
+        content: EncodedContent,
         precondition: Precondition,
         entry: Entry,
     ) -> Result<WriteOutcome, StoreError> {
@@ -161,17 +231,16 @@ impl<'a> Group<'a> {
 
         let kind = if matches!(entry, Entry::Live { .. }) { ChangeKind::Updated } else { ChangeKind::Created };
         self.supersede(&key_bytes, &entry)?;
-        let record = self.store_record(&key_bytes, &head, content, &stamp);
-        let record_bytes = (HEADER_BYTES + content.payload().len()) as u64;
+        let (record, payload) = self.store_record(&key_bytes, &head, content, &stamp)?;
         if kind == ChangeKind::Created {
             self.set(Tree::Urls, keys::url_index_key(&head.key), Vec::new());
             self.state.contents.articles += 1;
         }
         self.manifest(head.key.date)?.add(&head);
         self.state.contents.text_bytes += text_bytes;
-        self.state.contents.record_bytes += record_bytes;
+        self.state.contents.record_bytes += payload.record_bytes();
         self.log(kind, &head, update_time);
-        self.entries.insert(key_bytes, Entry::Live { head: head.clone(), record, record_bytes });
+        self.entries.insert(key_bytes, Entry::Live { head: head.clone(), record, payload });
         Ok(Ok(if kind == ChangeKind::Created { Written::Created(head) } else { Written::Updated(head) }))
     }
 
@@ -185,20 +254,21 @@ impl<'a> Group<'a> {
         if let Err(refusal) = check(precondition, &entry) {
             return Ok(Err(refusal));
         }
-        let Entry::Live { head, record_bytes, .. } = entry else { return Ok(Err(WriteRefusal::NotFound)) };
+        let Entry::Live { head, payload, .. } = entry else { return Ok(Err(WriteRefusal::NotFound)) };
         let delete_time = self.now_after(Some(head.update_time));
         self.state.contents.last_sequence += 1;
         let tombstone = Tombstone { revision: head.revision, sequence: self.state.contents.last_sequence, delete_time };
 
         self.clear(Tree::Urls, keys::url_index_key(&key));
         self.clear(Tree::Articles, key_bytes.clone());
-        self.purge_additions(&key_bytes)?;
+        self.release(payload)?;
+        self.purge_revisions(&key, &key_bytes)?;
         self.set(Tree::Tombstones, key_bytes.clone(), tombstone.encode(&key_bytes));
         self.manifest(key.date)?.remove(&head);
         let contents = &mut self.state.contents;
         contents.articles = contents.articles.saturating_sub(1);
         contents.text_bytes = contents.text_bytes.saturating_sub(head.text_bytes);
-        contents.record_bytes = contents.record_bytes.saturating_sub(record_bytes);
+        contents.record_bytes = contents.record_bytes.saturating_sub(payload.record_bytes());
         self.log(ChangeKind::Deleted, &head, delete_time);
         self.entries.insert(key_bytes, Entry::Gone(Some(tombstone)));
         Ok(Ok(Written::Deleted(head)))
@@ -207,15 +277,15 @@ impl<'a> Group<'a> {
     /// Takes away what a new record replaces: keeps the live one as an earlier revision, or drops the tombstone.
     fn supersede(&mut self, key_bytes: &[u8], entry: &Entry) -> Result<(), StoreError> {
         match entry {
-            Entry::Live { head, record, record_bytes } => {
+            Entry::Live { head, record, payload } => {
                 let revision_key = keys::revision_key(key_bytes, head.revision);
-                self.additions.entry(key_bytes.to_vec()).or_default().push((Tree::Revisions, revision_key.clone()));
+                self.additions.entry(key_bytes.to_vec()).or_default().push((revision_key.clone(), *payload));
                 self.set(Tree::Revisions, revision_key, record.to_vec());
                 self.manifest(head.key.date)?.remove(head);
                 let contents = &mut self.state.contents;
                 contents.earlier_revisions += 1;
                 contents.text_bytes = contents.text_bytes.saturating_sub(head.text_bytes);
-                contents.record_bytes = contents.record_bytes.saturating_sub(*record_bytes);
+                contents.record_bytes = contents.record_bytes.saturating_sub(payload.record_bytes());
             }
             Entry::Gone(Some(_)) => self.clear(Tree::Tombstones, key_bytes.to_vec()),
             Entry::Gone(None) => {}
@@ -223,34 +293,58 @@ impl<'a> Group<'a> {
         Ok(())
     }
 
-    fn store_record(&mut self, key_bytes: &[u8], head: &ArticleHead, content: &EncodedContent, stamp: &Stamp) -> sled::IVec {
+    fn store_record(
+        &mut self,
+        key_bytes: &[u8],
+        head: &ArticleHead,
+        content: EncodedContent,
+        stamp: &Stamp,
+    ) -> Result<(sled::IVec, Payload), StoreError> {
         let header = content.header(&head.key, &head.digest, stamp);
-        let (inline, rest) = content.payload().split_at(content.payload().len().min(CHUNK_BYTES));
-        // Chunks go first: a reader that sees the record finds the rest of it.
-        for (number, chunk) in rest.chunks(CHUNK_BYTES).enumerate() {
-            let chunk_key = keys::chunk_key(key_bytes, head.revision, number as u16);
-            self.additions.entry(key_bytes.to_vec()).or_default().push((Tree::Chunks, chunk_key.clone()));
-            self.set(Tree::Chunks, chunk_key, chunk.to_vec());
-        }
-        let record = [&header[..], inline].concat();
+        let payload = content.into_payload();
+        let bytes = payload.len() as u64;
+        let location = self.place(payload)?;
+        let record = StoredRecord::encode(&header, location);
         self.set(Tree::Articles, key_bytes.to_vec(), record.clone());
-        record.into()
+        Ok((record.into(), Payload { location, bytes }))
     }
 
-    /// Removes earlier revisions and chunks of an article, those stored and those that this group adds.
-    fn purge_additions(&mut self, key_bytes: &[u8]) -> Result<(), StoreError> {
-        let mut purged = self.additions.remove(key_bytes).unwrap_or_default();
+    /// Gives a payload its place in the group's frame.
+    fn place(&mut self, payload: Vec<u8>) -> Result<Location, StoreError> {
+        let (location, bytes) = (self.next_payload, payload.len() as u64);
+        let usage = self.usage(location.segment)?;
+        usage.payload_bytes += bytes;
+        usage.live_bytes += bytes;
+        self.next_payload.offset += bytes;
+        self.payloads.push(payload);
+        Ok(location)
+    }
+
+    /// Notes that no record points to a payload any more.
+    fn release(&mut self, payload: Payload) -> Result<(), StoreError> {
+        let usage = self.usage(payload.location.segment)?;
+        usage.live_bytes = usage.live_bytes.saturating_sub(payload.bytes);
+        Ok(())
+    }
+
+    /// Removes the earlier revisions of an article, those stored and those that this group adds.
+    fn purge_revisions(&mut self, key: &ArticleKey, key_bytes: &[u8]) -> Result<(), StoreError> {
+        let mut purged: Vec<_> =
+            self.additions.remove(key_bytes).unwrap_or_default().into_iter().map(|(key, payload)| (key, Some(payload))).collect();
         if self.purged.insert(key_bytes.to_vec()) {
-            let prefix = keys::revisions_prefix(key_bytes);
-            for tree in [Tree::Revisions, Tree::Chunks] {
-                for key in self.trees.tree(tree).scan_prefix(&prefix).keys() {
-                    purged.push((tree, key.map_err(sled_error)?.to_vec()));
-                }
+            for entry in self.trees.tree(Tree::Revisions).scan_prefix(keys::revisions_prefix(key_bytes)) {
+                let (revision_key, value) = entry.map_err(sled_error)?;
+                // The payload of a damaged record stays in use by nobody until its segment is rewritten.
+                let payload = StoredRecord::decode(key, &value).ok().map(|record| Payload::of(&record));
+                purged.push((revision_key.to_vec(), payload));
             }
         }
-        let revisions = purged.iter().filter(|(tree, _)| *tree == Tree::Revisions).count() as u64;
+        let revisions = purged.len() as u64;
         self.state.contents.earlier_revisions = self.state.contents.earlier_revisions.saturating_sub(revisions);
-        purged.into_iter().for_each(|(tree, key)| self.clear(tree, key));
+        for (revision_key, payload) in purged {
+            payload.map_or(Ok(()), |payload| self.release(payload))?;
+            self.clear(Tree::Revisions, revision_key);
+        }
         Ok(())
     }
 
@@ -259,10 +353,9 @@ impl<'a> Group<'a> {
             return Ok(entry.clone());
         }
         if let Some(record) = self.trees.get(Tree::Articles, key_bytes)? {
-            let header =
-                RecordHeader::decode(key, &record).map_err(|error| StoreError::damaged(format!("article {key}"), error.to_string()))?;
-            let record_bytes = (HEADER_BYTES + header.payload_bytes()) as u64;
-            return Ok(Entry::Live { head: header.into_head(), record, record_bytes });
+            let stored = StoredRecord::decode(key, &record)?;
+            let payload = Payload::of(&stored);
+            return Ok(Entry::Live { head: stored.header.into_head(), record, payload });
         }
         let tombstone = self.trees.get(Tree::Tombstones, key_bytes)?;
         Ok(Entry::Gone(tombstone.map(|value| Tombstone::decode(key_bytes, &value)).transpose()?))
@@ -277,6 +370,14 @@ impl<'a> Group<'a> {
                 let stored = self.trees.get(Tree::Days, &key)?;
                 Ok(entry.insert(stored.map(|value| Manifest::decode(&key, &value)).transpose()?.unwrap_or_default()))
             }
+        }
+    }
+
+    fn usage(&mut self, segment: u64) -> Result<&mut SegmentUsage, StoreError> {
+        use std::collections::hash_map::Entry;
+        match self.usages.entry(segment) {
+            Entry::Occupied(entry) => Ok(entry.into_mut()),
+            Entry::Vacant(entry) => Ok(entry.insert(self.trees.segment_usage(segment)?)),
         }
     }
 

@@ -1,17 +1,19 @@
-//! The journal: what makes a write durable before anybody sees it.
+//! The journal: what makes a write durable before anybody sees it, and where payloads stay.
 //!
 //! The committer appends one frame a group and syncs it; only then do the group's mutations go into sled, which has its own,
 //! weaker idea of durability. After a crash the frames since the last checkpoint are applied again. Mutations are absolute
-//! (this key has this value), so applying them twice changes nothing.
+//! (this key has this value), so applying them twice changes nothing. Payloads are written once, here: sled holds where.
 //!
-//! A file begins with a block of [`BLOCK`] bytes: magic, store id, number of the file, number of its first group, checksum.
-//! Frames follow, each at a block boundary so that writing one never touches a block of another that was acknowledged:
-//! magic (4 bytes), length of the payload (4), group (8), number of the file (8), checksum (XXH3-64 of all that, 8), payload.
-//! A file is zero-filled ahead of the frames, and one that is no longer needed is used again: syncing a frame then writes
-//! data alone. What an earlier use left behind carries another file number and is no frame of this one.
+//! A file (a segment) begins with a block of [`BLOCK`] bytes: magic, store id, number of the file, number of its first group,
+//! checksum. Frames follow, each at a block boundary so that writing one never touches a block of another that was
+//! acknowledged: magic (4 bytes), length of the content (4), group (8), number of the file (8), checksum (XXH3-64 of all that
+//! and the content, 8), content: length of the payloads (4), payloads, mutations. A file is zero-filled ahead of small frames,
+//! and one that is no longer needed is used again: syncing a frame then writes data alone. What an earlier use left behind
+//! carries another file number and is no frame of this one.
 
 mod frame;
 mod replay;
+mod segments;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -24,12 +26,15 @@ use super::folder::{create_folder, private_file, sync_folder};
 use crate::storage::{StoreError, StoreId};
 
 pub use frame::{Frame, Mutation};
-pub use replay::replay;
+pub use replay::{SegmentReader, replay};
+pub use segments::{Location, Segments};
 
 /// Frames begin at multiples of this many bytes.
 pub const BLOCK: usize = 4096;
 /// How far a file is filled ahead.
 const FILL_AHEAD: u64 = 4 << 20;
+/// A frame of so many bytes is written without filling first: what growing the file costs is little beside it.
+const LARGE_FRAME: usize = 128 << 10;
 const MAGIC: &[u8; 8] = b"DATELOG1";
 const SPARE: &str = "spare.log";
 
@@ -50,7 +55,7 @@ impl Journal {
     /// Begins a new file with this number, whose first group will be `first_group`.
     pub fn create(folder: &Path, store_id: StoreId, number: u64, first_group: u64) -> Result<Self, StoreError> {
         create_folder(folder)?;
-        let path = folder.join(file_name(number));
+        let path = segment_path(folder, number);
         let fail = |error| StoreError::io(format!("cannot create the journal {}", path.display()), error);
         // The header is durable before the file has its name, so a file with a name always has its header.
         let spare = folder.join(SPARE);
@@ -74,6 +79,11 @@ impl Journal {
         self.number
     }
 
+    /// Where the first payload of the next frame will stand; the others follow it without a gap.
+    pub fn next_payload(&self) -> Location {
+        Location { segment: self.number, offset: self.end + frame::PAYLOADS_AT as u64 }
+    }
+
     /// Bytes that the file's frames take.
     pub fn bytes(&self) -> u64 {
         self.end - BLOCK as u64
@@ -84,13 +94,14 @@ impl Journal {
     pub fn append(&mut self, frame: Frame) -> Result<(), StoreError> {
         let bytes = frame.seal(self.number);
         let end = self.end + bytes.len() as u64;
-        if end > self.filled {
+        if end > self.filled && bytes.len() < LARGE_FRAME {
             self.fill(end + FILL_AHEAD)?;
         }
         let fail = |error| StoreError::io(format!("cannot write the journal {}", file_name(self.number)), error);
-        self.file.write_all_at(&bytes, self.end).map_err(fail)?;
+        // Without room a part may be written: no frame, since its checksum fails, and the next one goes over it.
+        self.file.write_all_at(&bytes, self.end).map_err(|error| disk_full_or(error, fail))?;
         self.file.sync_data().map_err(fail)?;
-        self.end = end;
+        (self.end, self.filled) = (end, self.filled.max(end));
         Ok(())
     }
 
@@ -110,19 +121,6 @@ impl Journal {
     }
 }
 
-/// Drops the files before this one, which a checkpoint made needless, and keeps one of them to be used again.
-pub fn drop_before(folder: &Path, number: u64) -> Result<(), StoreError> {
-    let fail = |error| StoreError::io(format!("cannot remove an old journal in {}", folder.display()), error);
-    let spare = folder.join(SPARE);
-    let mut keep = !spare.exists();
-    for (old, path) in files(folder)? {
-        if old < number {
-            if std::mem::take(&mut keep) { fs::rename(&path, &spare) } else { fs::remove_file(&path) }.map_err(fail)?;
-        }
-    }
-    sync_folder(folder)
-}
-
 /// The journal's files with their numbers, in their order.
 fn files(folder: &Path) -> Result<Vec<(u64, PathBuf)>, StoreError> {
     let fail = |error| StoreError::io(format!("cannot read the folder {}", folder.display()), error);
@@ -138,6 +136,10 @@ fn files(folder: &Path) -> Result<Vec<(u64, PathBuf)>, StoreError> {
     }
     files.sort();
     Ok(files)
+}
+
+fn segment_path(folder: &Path, number: u64) -> PathBuf {
+    folder.join(file_name(number))
 }
 
 fn file_name(number: u64) -> String {

@@ -2,9 +2,9 @@
 //!
 //! | tree | key | value |
 //! | --- | --- | --- |
-//! | articles | date (YYYYMMDD, 4 bytes), URL key | record of the latest revision, or its beginning |
-//! | revisions | article key, 0, revision (8 bytes) | record of an earlier revision, or its beginning |
-//! | chunks | article key, 0, revision (8 bytes), number (2 bytes) | the rest of a payload that is too large for one value |
+//! | articles | date (YYYYMMDD, 4 bytes), URL key | the latest revision: header of its record, place of its payload |
+//! | revisions | article key, 0, revision (8 bytes) | an earlier revision, likewise |
+//! | segments | number of a segment of the journal (8 bytes) | how much of its payloads is still in use |
 //! | tombstones | article key | last revision and its digest |
 //! | urls | URL key, 0, date | nothing: the index by URL |
 //! | changes | sequence (8 bytes) | the change |
@@ -24,7 +24,7 @@ use crate::storage::StoreError;
 pub enum Tree {
     Articles = 1,
     Revisions = 2,
-    Chunks = 3,
+    Segments = 3,
     Tombstones = 4,
     Urls = 5,
     Changes = 6,
@@ -37,7 +37,7 @@ impl Tree {
     pub const ALL: [Self; 9] = [
         Self::Articles,
         Self::Revisions,
-        Self::Chunks,
+        Self::Segments,
         Self::Tombstones,
         Self::Urls,
         Self::Changes,
@@ -51,7 +51,7 @@ impl Tree {
         match self {
             Self::Articles => "articles",
             Self::Revisions => "revisions",
-            Self::Chunks => "chunks",
+            Self::Segments => "segments",
             Self::Tombstones => "tombstones",
             Self::Urls => "urls",
             Self::Changes => "changes",
@@ -99,7 +99,7 @@ pub fn revision_key(article_key: &[u8], revision: u64) -> Vec<u8> {
     bytes
 }
 
-/// What the keys of all earlier revisions, and of all chunks, of an article begin with.
+/// What the keys of all earlier revisions of an article begin with.
 pub fn revisions_prefix(article_key: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(article_key.len() + 11);
     bytes.extend_from_slice(article_key);
@@ -107,11 +107,10 @@ pub fn revisions_prefix(article_key: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The key of a chunk of a revision's payload.
-pub fn chunk_key(article_key: &[u8], revision: u64, number: u16) -> Vec<u8> {
-    let mut bytes = revision_key(article_key, revision);
-    bytes.extend_from_slice(&number.to_be_bytes());
-    bytes
+/// The article key in the key of an earlier revision: the inverse of [`revision_key`].
+pub fn parse_revision_key(bytes: &[u8]) -> Result<ArticleKey, StoreError> {
+    let article = bytes.split_last_chunk::<8>().and_then(|(prefix, _)| prefix.strip_suffix(&[0]));
+    parse_article_key(article.ok_or_else(|| StoreError::damaged("a key of the revisions", "it is cut short"))?)
 }
 
 /// The key of an entry of the index by URL.

@@ -1,8 +1,8 @@
 //! The engine that keeps articles on disk: sled 0.34, with what sled alone does not promise built around it.
 //!
-//! A write goes: encode and compress (pool) -> `committer` -> `journal`, synced -> sled's `trees` -> acknowledged.
-//! Checkpoints make sled durable by itself and cut the journal; [`open`](SledStore::open) replays what came after the
-//! last one. Reads go straight to the trees. Nothing outside this folder names sled.
+//! A write goes: encode and compress (pool) -> `committer` -> `journal`, synced -> sled's `trees` -> acknowledged. Payloads
+//! stay in the journal; the trees hold the rest. Checkpoints make sled durable by itself; [`open`](SledStore::open) replays
+//! what came after the last one. Reads go straight to the trees. Nothing outside this folder names sled.
 
 mod checkpoint;
 mod committer;
@@ -13,10 +13,12 @@ mod journal;
 mod keys;
 mod pool;
 mod reader;
+mod reclaim;
 mod shared;
+mod stored;
 mod trees;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -26,12 +28,13 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::checkpoint::{CheckpointRequest, Checkpointer, checkpoint};
 use self::committer::{Command, Committer, PreparedBatch};
-use self::entry::State;
+use self::entry::{SegmentUsage, State};
 use self::folder::{Folder, folder_bytes};
 use self::group::PreparedWrite;
-use self::journal::Journal;
+use self::journal::{Journal, Segments};
 use self::keys::{STATE_KEY, Tree};
 use self::pool::Pool;
+use self::reclaim::Reclaimer;
 use self::shared::Shared;
 use self::trees::Trees;
 use super::{
@@ -57,9 +60,10 @@ pub struct SledStore {
 
 #[derive(Debug)]
 struct Threads {
-    /// Gives back the number of the last journal file.
+    /// Gives back the number of the last segment.
     committer: JoinHandle<u64>,
     checkpointer: JoinHandle<()>,
+    reclaimer: JoinHandle<()>,
 }
 
 impl SledStore {
@@ -71,13 +75,22 @@ impl SledStore {
     /// [`StoreError::Damaged`] where something that was acknowledged is missing.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let folder = Arc::new(Folder::open(path)?);
-        let trees = Arc::new(Trees::open(&folder.sled_path())?);
+        let segments = Arc::new(Segments::new(folder.journal_path()));
+        let trees = Arc::new(Trees::open(&folder.sled_path(), segments)?);
         let (journal, state) = recover(&folder, &trees)?;
         let shared = Arc::new(Shared::new(state));
         let (commands, queue) = mpsc::channel(QUEUE_BATCHES);
         // One request waits while one is carried out: a committer that is two checkpoints ahead stops.
         let (checkpoints, requests) = std::sync::mpsc::sync_channel(1);
+        let (reclaims, reclaim_requests) = std::sync::mpsc::sync_channel(1);
         let checkpointer = Checkpointer {
+            trees: Arc::clone(&trees),
+            folder: Arc::clone(&folder),
+            shared: Arc::clone(&shared),
+            committer: commands.downgrade(),
+            reclaims,
+        };
+        let reclaimer = Reclaimer {
             trees: Arc::clone(&trees),
             folder: Arc::clone(&folder),
             shared: Arc::clone(&shared),
@@ -86,6 +99,7 @@ impl SledStore {
         let committer =
             Committer { trees: Arc::clone(&trees), shared: Arc::clone(&shared), journal, state, checkpoints, epochs: HashMap::new() };
         let threads = Threads {
+            reclaimer: spawn("reclaim", move || reclaimer.run(reclaim_requests))?,
             checkpointer: spawn("checkpoint", move || checkpointer.run(requests))?,
             committer: spawn("committer", move || committer.run(queue))?,
         };
@@ -134,10 +148,23 @@ fn recover(folder: &Folder, trees: &Trees) -> Result<(Journal, State), StoreErro
         tracing::info!(groups = replayed.applied, "applied what the journal held since the last checkpoint");
     }
     let journal = Journal::create(&folder.journal_path(), folder.store_id(), replayed.next_number, state.group + 1)?;
-    if replayed.applied == 0 {
-        journal::drop_before(&folder.journal_path(), journal.number())?;
-    }
+    check_segments(trees)?;
     Ok((journal, state))
+}
+
+/// Checks that every segment is there of which payloads are in use.
+fn check_segments(trees: &Trees) -> Result<(), StoreError> {
+    let there: HashSet<u64> = trees.segments().numbers()?.into_iter().collect();
+    for entry in trees.tree(Tree::Segments).iter() {
+        let (key, value) = entry.map_err(trees::sled_error)?;
+        let segment = key[..].try_into().map(u64::from_be_bytes);
+        let segment = segment.map_err(|_| StoreError::damaged("a key of the segments", "it is no number"))?;
+        if SegmentUsage::decode(&key, &value)?.live_bytes > 0 && !there.contains(&segment) {
+            let path = trees.segments().path(segment).display().to_string();
+            return Err(StoreError::damaged(path, "it is missing, and with it the text of articles: restore a backup"));
+        }
+    }
+    Ok(())
 }
 
 #[async_trait]
@@ -243,14 +270,15 @@ impl ArticleStore for SledStore {
         drop(self.committer.send(Command::Close).await);
         self.pool.close();
         let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Threads { committer, checkpointer }) = threads else { return Ok(()) };
+        let Some(Threads { committer, checkpointer, reclaimer }) = threads else { return Ok(()) };
         let (trees, folder, shared) = (Arc::clone(&self.trees), Arc::clone(&self.folder), Arc::clone(&self.shared));
         let finish = tokio::task::spawn_blocking(move || {
             let ended = |_| StoreError::Failed("a thread of the store panicked".into());
-            let first_journal = committer.join().map_err(ended)?;
+            let segment = committer.join().map_err(ended)?;
             checkpointer.join().map_err(ended)?;
+            reclaimer.join().map_err(ended)?;
             shared.writable().map_err(StoreError::Failed)?;
-            checkpoint(&trees, &folder, CheckpointRequest { group: shared.group(), first_journal })
+            checkpoint(&trees, &folder, CheckpointRequest { group: shared.group(), segment }).map(drop)
         });
         finish.await.unwrap_or_else(|error| Err(StoreError::Failed(error.to_string())))
     }

@@ -6,9 +6,9 @@ use std::ops::Bound;
 use super::entry;
 use super::keys::{self, Tree};
 use super::pool::Cancelled;
+use super::stored::StoredRecord;
 use super::trees::{Trees, sled_error};
 use crate::article::{ArticleDate, ArticleHead, ArticleKey, CanonicalUrl, Filter, StoredArticle, UrlScope};
-use crate::storage::record::{HEADER_BYTES, RecordHeader};
 use crate::storage::{Change, CountOfGroup, CountRequest, CountedGroup, CountedHost, Direction, GroupBy, Page, ScanRequest, StoreError};
 
 /// How often a reader tries again where the article changes under it. Each try needs another write in between.
@@ -52,7 +52,7 @@ impl Trees {
 
     /// A page of heads.
     pub fn scan_heads(&self, request: &ScanRequest, cancelled: &Cancelled) -> Result<Page<ArticleHead>, StoreError> {
-        self.page(request, cancelled, |key, _, record| Ok((Some(self.header(&key, &record)?.into_head()), true)))
+        self.page(request, cancelled, |key, _, record| Ok((Some(StoredRecord::decode(&key, &record)?.header.into_head()), true)))
     }
 
     /// Counts by what the filter allows to be counted cheapest: the day manifests, or the keys of the URL index.
@@ -102,45 +102,25 @@ impl Trees {
         Ok((days.len() as u64, span))
     }
 
-    fn header(&self, key: &ArticleKey, record: &[u8]) -> Result<RecordHeader, StoreError> {
-        RecordHeader::decode(key, record).map_err(|error| StoreError::damaged(format!("article {key}"), error.to_string()))
-    }
-
-    /// Decodes a record, with the chunks of its payload. `None` where the article was deleted meanwhile.
+    /// Decodes a record, with its payload from the journal. `None` where the article was deleted meanwhile.
     fn decode(&self, key: &ArticleKey, key_bytes: &[u8], mut record: sled::IVec) -> Result<Option<StoredArticle>, StoreError> {
         for _ in 0..TRIES {
-            let header = self.header(key, &record)?;
-            let inline = &record[HEADER_BYTES..];
-            let decoded = if inline.len() == header.payload_bytes() {
-                header.decode_article(inline)
-            } else {
-                let payload = self.payload(key_bytes, &header, inline)?;
-                header.decode_article(&payload)
-            };
-            match decoded {
-                Ok(article) => return Ok(Some(article)),
-                Err(error) => match self.get(Tree::Articles, key_bytes)? {
-                    // The chunks go with a deletion: what looks damaged may only be gone.
-                    None => return Ok(None),
-                    Some(now) if now != record => record = now,
-                    Some(_) => return Err(StoreError::damaged(format!("article {key}"), error.to_string())),
+            let StoredRecord { header, location } = StoredRecord::decode(key, &record)?;
+            let problem = match self.segments().read(location, header.payload_bytes())? {
+                None => "the journal does not hold its text".to_owned(),
+                Some(payload) => match header.decode_article(&payload) {
+                    Ok(article) => return Ok(Some(article)),
+                    Err(error) => error.to_string(),
                 },
+            };
+            // A segment that is no longer needed goes: what looks damaged may only have been replaced, moved or deleted.
+            match self.get(Tree::Articles, key_bytes)? {
+                None => return Ok(None),
+                Some(now) if now != record => record = now,
+                Some(_) => return Err(StoreError::damaged(format!("article {key}"), problem)),
             }
         }
         Err(StoreError::damaged(format!("article {key}"), "it changed all the time while it was read"))
-    }
-
-    fn payload(&self, key_bytes: &[u8], header: &RecordHeader, inline: &[u8]) -> Result<Vec<u8>, StoreError> {
-        let mut payload = Vec::with_capacity(header.payload_bytes());
-        payload.extend_from_slice(inline);
-        for number in 0..=u16::MAX {
-            if payload.len() >= header.payload_bytes() {
-                break;
-            }
-            let Some(chunk) = self.get(Tree::Chunks, &keys::chunk_key(key_bytes, header.head().revision, number))? else { break };
-            payload.extend_from_slice(&chunk);
-        }
-        Ok(payload)
     }
 
     /// Collects a page: `take` makes an item of a record and tells whether the page has room for more after it.

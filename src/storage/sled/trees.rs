@@ -5,21 +5,17 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::entry::SegmentUsage;
 use super::folder::{create_folder, folder_bytes, sync_folder};
-use super::journal::Mutation;
+use super::journal::{Mutation, Segments};
 use super::keys::Tree;
 use crate::storage::StoreError;
 
-/// Bytes of memory for pages. sled also holds what is on its way to the disk, so the process takes more.
-const CACHE_BYTES: u64 = 64 << 20;
-/// sled's unit of writing and of reusing space. It decides how large a leaf may grow (a quarter) before sled moves it into a
-/// file of its own, which it neither syncs nor reclaims well; see [`CHUNK_BYTES`]. Fixed when a store is created.
-const SEGMENT_BYTES: usize = 2 << 20;
-/// sled splits a leaf by the number of its values, beyond 16, and looks only when the leaf is next visited.
-const LEAF_VALUES: usize = 20;
-/// The largest piece of a payload that goes into one value, so that no leaf outgrows a segment's quarter.
-pub const CHUNK_BYTES: usize = SEGMENT_BYTES / 4 / LEAF_VALUES - 4096;
+/// Bytes of pages that sled keeps in memory. It looks at what to let go only once 64 pages of one of its 256 lists were
+/// touched, so up to 16,384 pages more stay: values are kept small (payloads stand in the journal), so that this is little.
+const CACHE_BYTES: u64 = 32 << 20;
 /// How often sled writes out its buffer and, which nothing else does, collects garbage. Durability does not hang on it.
 const FLUSH_EVERY_MS: u64 = 1000;
 
@@ -29,26 +25,26 @@ pub struct Trees {
     path: PathBuf,
     db: sled::Db,
     trees: [sled::Tree; Tree::ALL.len()],
+    segments: Arc<Segments>,
     /// A handle of our own on sled's file: the only way to sync it for certain and to hear of a failed write-back.
     file: File,
 }
 
 impl Trees {
-    /// Opens sled in a folder, creating it where it is missing.
-    pub fn open(path: &Path) -> Result<Self, StoreError> {
+    /// Opens sled in a folder, creating it where it is missing. The payloads are read from the journal's segments.
+    pub fn open(path: &Path, segments: Arc<Segments>) -> Result<Self, StoreError> {
         create_folder(path)?;
         let config = sled::Config::new()
             .path(path)
             .mode(sled::Mode::HighThroughput)
             .cache_capacity(CACHE_BYTES)
-            .segment_size(SEGMENT_BYTES)
             .flush_every_ms(Some(FLUSH_EVERY_MS));
         let db = config.open().map_err(sled_error)?;
         let open = |tree: Tree| db.open_tree(tree.name()).map_err(sled_error);
         let trees = Tree::ALL.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
         let trees = trees.try_into().map_err(|_| StoreError::damaged("sled", "a tree is missing"))?;
         let file = File::open(path.join("db")).map_err(|error| StoreError::io(format!("cannot open {}/db", path.display()), error))?;
-        Ok(Self { path: path.to_owned(), db, trees, file })
+        Ok(Self { path: path.to_owned(), db, trees, segments, file })
     }
 
     /// One of the trees.
@@ -56,9 +52,20 @@ impl Trees {
         &self.trees[tree as usize - 1]
     }
 
+    /// Where the payloads are.
+    pub fn segments(&self) -> &Arc<Segments> {
+        &self.segments
+    }
+
     /// The value under a key.
     pub fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<sled::IVec>, StoreError> {
         self.tree(tree).get(key).map_err(sled_error)
+    }
+
+    /// How much of a segment's payloads is in use; nothing where it holds none.
+    pub fn segment_usage(&self, segment: u64) -> Result<SegmentUsage, StoreError> {
+        let key = segment.to_be_bytes();
+        self.get(Tree::Segments, &key)?.map_or(Ok(SegmentUsage::default()), |value| SegmentUsage::decode(&key, &value))
     }
 
     /// Carries mutations out, in order.

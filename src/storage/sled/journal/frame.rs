@@ -1,4 +1,4 @@
-//! A frame: the mutations of one group as bytes.
+//! A frame: the payloads and the mutations of one group as bytes.
 
 use xxhash_rust::xxh3::Xxh3;
 
@@ -8,8 +8,10 @@ use crate::storage::sled::keys::Tree;
 
 const MAGIC: u32 = 0x444c_4631;
 pub(super) const HEADER_BYTES: usize = 32;
-/// A group holds a few megabytes and at most one large article more: a longer payload is damage.
-const MAX_PAYLOAD_BYTES: u32 = 1 << 30;
+/// Where in a frame the payloads begin.
+pub(super) const PAYLOADS_AT: usize = HEADER_BYTES + 4;
+/// A group holds a few megabytes and at most one batch more: longer content is damage.
+const MAX_CONTENT_BYTES: u32 = 1 << 30;
 
 /// One change of one tree: this key has this value, or none.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +21,7 @@ pub struct Mutation {
     pub value: Option<Vec<u8>>,
 }
 
-/// The mutations of one group, ready to be appended.
+/// One group, ready to be appended.
 #[derive(Debug)]
 pub struct Frame {
     group: u64,
@@ -28,11 +30,14 @@ pub struct Frame {
 
 impl Frame {
     /// The frame of a group.
-    pub fn new(group: u64, mutations: &[Mutation]) -> Self {
+    pub fn new(group: u64, payloads: &[Vec<u8>], mutations: &[Mutation]) -> Self {
         let length = |mutation: &Mutation| 10 + mutation.key.len() + mutation.value.as_ref().map_or(0, Vec::len);
-        let total = HEADER_BYTES + mutations.iter().map(length).sum::<usize>();
+        let payload_bytes = payloads.iter().map(Vec::len).sum::<usize>();
+        let total = PAYLOADS_AT + payload_bytes + mutations.iter().map(length).sum::<usize>();
         let mut bytes = Vec::with_capacity(total.next_multiple_of(BLOCK));
         bytes.resize(HEADER_BYTES, 0);
+        bytes.extend_from_slice(&(payload_bytes as u32).to_be_bytes());
+        payloads.iter().for_each(|payload| bytes.extend_from_slice(payload));
         for Mutation { tree, key, value } in mutations {
             bytes.push(*tree as u8);
             bytes.push(u8::from(value.is_some()));
@@ -46,7 +51,7 @@ impl Frame {
 
     /// The bytes for the file with this number, padded to whole blocks.
     pub(super) fn seal(mut self, number: u64) -> Vec<u8> {
-        let header = FrameHeader { payload_bytes: (self.bytes.len() - HEADER_BYTES) as u32, group: self.group };
+        let header = FrameHeader { content_bytes: (self.bytes.len() - HEADER_BYTES) as u32, group: self.group };
         let checksum = header.checksum(number, &self.bytes[HEADER_BYTES..]);
         self.bytes[..HEADER_BYTES].copy_from_slice(&header.encode(number, checksum));
         self.bytes.resize(self.bytes.len().next_multiple_of(BLOCK), 0);
@@ -57,7 +62,7 @@ impl Frame {
 /// The head of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FrameHeader {
-    pub payload_bytes: u32,
+    pub content_bytes: u32,
     pub group: u64,
 }
 
@@ -65,7 +70,7 @@ impl FrameHeader {
     fn encode(&self, number: u64, checksum: u64) -> [u8; HEADER_BYTES] {
         let mut bytes = [0; HEADER_BYTES];
         bytes[..4].copy_from_slice(&MAGIC.to_be_bytes());
-        bytes[4..8].copy_from_slice(&self.payload_bytes.to_be_bytes());
+        bytes[4..8].copy_from_slice(&self.content_bytes.to_be_bytes());
         bytes[8..16].copy_from_slice(&self.group.to_be_bytes());
         bytes[16..24].copy_from_slice(&number.to_be_bytes());
         bytes[24..].copy_from_slice(&checksum.to_be_bytes());
@@ -75,33 +80,35 @@ impl FrameHeader {
     /// What looks like the head of a frame of the file with this number, with the checksum that the frame should have.
     pub fn decode(bytes: &[u8; HEADER_BYTES], number: u64) -> Option<(Self, u64)> {
         let word = |at: usize| bytes[at..at + 8].iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
-        let header = Self { payload_bytes: word(0) as u32, group: word(8) };
-        let plausible = word(0) >> 32 == u64::from(MAGIC) && word(16) == number && header.payload_bytes <= MAX_PAYLOAD_BYTES;
+        let header = Self { content_bytes: word(0) as u32, group: word(8) };
+        let plausible = word(0) >> 32 == u64::from(MAGIC) && word(16) == number && header.content_bytes <= MAX_CONTENT_BYTES;
         plausible.then_some((header, word(24)))
     }
 
-    pub fn checksum(&self, number: u64, payload: &[u8]) -> u64 {
+    pub fn checksum(&self, number: u64, content: &[u8]) -> u64 {
         let mut hasher = Xxh3::new();
         hasher.update(&self.encode(number, 0)[..24]);
-        hasher.update(payload);
+        hasher.update(content);
         hasher.digest()
     }
 }
 
-/// The mutations of a frame whose checksum holds.
-pub(super) fn decode_mutations(mut payload: &[u8]) -> Result<Vec<Mutation>, StoreError> {
+/// The mutations in the content of a frame whose checksum holds.
+pub(super) fn decode_mutations(content: &[u8]) -> Result<Vec<Mutation>, StoreError> {
+    let nonsense = || StoreError::damaged("a frame of the journal", "its content makes no sense");
+    let (payload_bytes, rest) = content.split_first_chunk().ok_or_else(nonsense)?;
+    let mut rest = rest.get(u32::from_be_bytes(*payload_bytes) as usize..).ok_or_else(nonsense)?;
     let mut mutations = Vec::new();
-    while !payload.is_empty() {
-        let (mutation, rest) =
-            split_mutation(payload).ok_or_else(|| StoreError::damaged("a frame of the journal", "its content makes no sense"))?;
+    while !rest.is_empty() {
+        let (mutation, after) = split_mutation(rest).ok_or_else(nonsense)?;
         mutations.push(mutation);
-        payload = rest;
+        rest = after;
     }
     Ok(mutations)
 }
 
-fn split_mutation(payload: &[u8]) -> Option<(Mutation, &[u8])> {
-    let ([tree, has_value], rest) = payload.split_first_chunk()?;
+fn split_mutation(mutations: &[u8]) -> Option<(Mutation, &[u8])> {
+    let ([tree, has_value], rest) = mutations.split_first_chunk()?;
     let (key_bytes, rest) = rest.split_first_chunk()?;
     let (value_bytes, rest) = rest.split_first_chunk()?;
     let (key, rest) = rest.split_at_checked(u32::from_be_bytes(*key_bytes) as usize)?;

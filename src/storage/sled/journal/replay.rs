@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::frame::{FrameHeader, HEADER_BYTES, Mutation, decode_mutations};
 use super::{BLOCK, files, header};
@@ -32,22 +32,29 @@ pub fn replay(
 ) -> Result<Replay, StoreError> {
     let files = files(folder)?;
     let mut replay = Replay { last_group: after, applied: 0, next_number: files.last().map_or(1, |(number, _)| number + 1) };
-    let mut expected = None;
-    for (number, path) in &files {
-        let mut reader = FileReader::open(path, store_id, *number)?;
-        if *expected.get_or_insert(reader.first_group) != reader.first_group
-            || (reader.first_group > after + 1 && replay.last_group + 1 < reader.first_group)
-        {
-            return Err(missing(path, reader.first_group));
+    // Backwards to the segment that the group after the checkpoint is in: those before it hold contents alone.
+    let mut needed = Vec::new();
+    for (number, path) in files.iter().rev() {
+        let reader = SegmentReader::open(path, store_id, *number)?;
+        let reached = reader.first_group <= after + 1;
+        needed.push(reader);
+        if reached {
+            break;
         }
-        while let Some((group, payload)) = reader.next_frame()? {
-            expected = Some(group + 1);
+    }
+    let mut expected = None;
+    for mut reader in needed.into_iter().rev() {
+        if reader.first_group > *expected.get_or_insert(after + 1) {
+            return Err(missing(&reader.path, reader.first_group));
+        }
+        while let Some((group, content)) = reader.next_frame(after + 1)? {
             if group > after {
-                apply(group, decode_mutations(&payload)?)?;
+                apply(group, decode_mutations(&content)?)?;
                 replay.last_group = group;
                 replay.applied += 1;
             }
         }
+        expected = Some(reader.next_group.max(after + 1));
     }
     Ok(replay)
 }
@@ -56,8 +63,9 @@ fn missing(path: &Path, group: u64) -> StoreError {
     StoreError::damaged(format!("the journal {}", path.display()), format!("acknowledged groups before group {group} are missing"))
 }
 
-struct FileReader<'a> {
-    path: &'a Path,
+/// Reads one segment from its first frame to its last.
+pub struct SegmentReader {
+    path: PathBuf,
     file: File,
     length: u64,
     number: u64,
@@ -66,12 +74,13 @@ struct FileReader<'a> {
     at: u64,
 }
 
-impl<'a> FileReader<'a> {
-    fn open(path: &'a Path, store_id: StoreId, number: u64) -> Result<Self, StoreError> {
+impl SegmentReader {
+    /// Opens a segment and verifies its header.
+    pub fn open(path: &Path, store_id: StoreId, number: u64) -> Result<Self, StoreError> {
         let fail = |error| StoreError::io(format!("cannot read the journal {}", path.display()), error);
         let file = File::open(path).map_err(fail)?;
         let length = file.metadata().map_err(fail)?.len();
-        let mut reader = Self { path, file, length, number, first_group: 0, next_group: 0, at: BLOCK as u64 };
+        let mut reader = Self { path: path.to_owned(), file, length, number, first_group: 0, next_group: 0, at: BLOCK as u64 };
         let block = reader.read(0, BLOCK)?.ok_or_else(|| reader.damaged("its header is cut short"))?;
         let first_group = block[32..40].iter().fold(0, |group, byte| group << 8 | u64::from(*byte));
         if block != header(store_id, number, first_group) {
@@ -81,38 +90,51 @@ impl<'a> FileReader<'a> {
         Ok(reader)
     }
 
-    /// The next frame, or `None` where the frames end.
-    fn next_frame(&mut self) -> Result<Option<(u64, Vec<u8>)>, StoreError> {
-        match self.frame_at(self.at)? {
-            Some((header, payload)) if header.group == self.next_group => {
-                self.at += (HEADER_BYTES + payload.len()).next_multiple_of(BLOCK) as u64;
-                self.next_group += 1;
-                Ok(Some((header.group, payload)))
-            }
-            Some((header, _)) => Err(self.damaged(&format!("group {} stands where group {} should", header.group, self.next_group))),
-            None => self.end_of_frames().map(|()| None),
+    /// The mutations of the next group that can be read, or `None` where the frames end.
+    pub fn next_group(&mut self) -> Result<Option<Vec<Mutation>>, StoreError> {
+        self.next_frame(u64::MAX)?.map(|(_, content)| decode_mutations(&content)).transpose()
+    }
+
+    /// The next frame, or `None` where the frames end. One that is damaged is passed over where its group is below `needed`.
+    fn next_frame(&mut self, needed: u64) -> Result<Option<(u64, Vec<u8>)>, StoreError> {
+        let frame = match self.frame_at(self.at)? {
+            Some(frame) => Some(frame),
+            None => self.frame_after_damage(needed)?,
+        };
+        let Some((header, content)) = frame else { return Ok(None) };
+        if header.group < self.next_group || header.group > self.next_group.max(needed) {
+            return Err(self.damaged(&format!("group {} stands where group {} should", header.group, self.next_group)));
         }
+        self.at += (HEADER_BYTES + content.len()).next_multiple_of(BLOCK) as u64;
+        self.next_group = header.group + 1;
+        Ok(Some((header.group, content)))
     }
 
     /// A frame is synced before the next is written, so only the last can be cut off: any frame after this place means that
     /// an acknowledged one is damaged.
-    fn end_of_frames(&self) -> Result<(), StoreError> {
+    fn frame_after_damage(&mut self, needed: u64) -> Result<Option<(FrameHeader, Vec<u8>)>, StoreError> {
         let mut at = self.at + BLOCK as u64;
         while at < self.length {
-            if self.frame_at(at)?.is_some_and(|(header, _)| header.group >= self.next_group) {
-                return Err(self.damaged(&format!("group {} is damaged", self.next_group)));
+            match self.frame_at(at)? {
+                Some((header, content)) if (self.next_group..=needed).contains(&header.group) => {
+                    self.at = at;
+                    return Ok(Some((header, content)));
+                }
+                Some((header, _)) if header.group >= self.next_group => {
+                    return Err(self.damaged(&format!("group {} is damaged", self.next_group)));
+                }
+                _ => at += BLOCK as u64,
             }
-            at += BLOCK as u64;
         }
-        Ok(())
+        Ok(None)
     }
 
     /// The frame that begins at this place, if there is one and its checksum holds.
     fn frame_at(&self, at: u64) -> Result<Option<(FrameHeader, Vec<u8>)>, StoreError> {
         let Some(head) = self.read(at, HEADER_BYTES)? else { return Ok(None) };
         let Some((header, checksum)) = head.first_chunk().and_then(|head| FrameHeader::decode(head, self.number)) else { return Ok(None) };
-        let Some(payload) = self.read(at + HEADER_BYTES as u64, header.payload_bytes as usize)? else { return Ok(None) };
-        Ok((header.checksum(self.number, &payload) == checksum).then_some((header, payload)))
+        let Some(content) = self.read(at + HEADER_BYTES as u64, header.content_bytes as usize)? else { return Ok(None) };
+        Ok((header.checksum(self.number, &content) == checksum).then_some((header, content)))
     }
 
     /// So many bytes from a place, or `None` where the file ends before.
@@ -133,7 +155,8 @@ impl<'a> FileReader<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Frame, Journal, drop_before, file_name};
+    use super::super::frame::PAYLOADS_AT;
+    use super::super::{Frame, Journal, Segments, file_name};
     use super::*;
     use crate::storage::sled::keys::Tree;
 
@@ -151,7 +174,7 @@ mod tests {
     fn written(folder: &Path, groups: std::ops::RangeInclusive<u64>) -> Journal {
         let mut journal = Journal::create(folder, STORE, 1, *groups.start()).unwrap();
         for group in groups {
-            journal.append(Frame::new(group, &mutations(group))).unwrap();
+            journal.append(Frame::new(group, &[vec![7; group as usize]], &mutations(group))).unwrap();
         }
         journal
     }
@@ -171,17 +194,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut journal = written(folder.path(), 1..=5);
         journal.rotate(6).unwrap();
-        journal.append(Frame::new(6, &mutations(6))).unwrap();
+        journal.append(Frame::new(6, &[], &mutations(6))).unwrap();
         assert_eq!(groups(folder.path(), 0).unwrap(), [1, 2, 3, 4, 5, 6]);
         assert_eq!(groups(folder.path(), 4).unwrap(), [5, 6]);
-        drop_before(folder.path(), 2).unwrap();
+        Segments::new(folder.path().to_owned()).remove(1).unwrap();
         assert_eq!(groups(folder.path(), 5).unwrap(), [6]);
         assert!(groups(folder.path(), 3).is_err(), "groups 4 and 5 are gone");
         // The spare file is used again, and what it held before is not taken for frames of the new one.
         journal.rotate(7).unwrap();
         assert!(!folder.path().join("spare.log").exists());
         assert_eq!(groups(folder.path(), 5).unwrap(), [6]);
-        journal.append(Frame::new(7, &mutations(7))).unwrap();
+        journal.append(Frame::new(7, &[], &mutations(7))).unwrap();
         assert_eq!(groups(folder.path(), 5).unwrap(), [6, 7]);
     }
 
@@ -191,8 +214,8 @@ mod tests {
         let end = written(folder.path(), 1..=4).end;
         let path = folder.path().join(file_name(1));
         let whole = std::fs::read(&path).unwrap();
-        let last = (HEADER_BYTES + mutations(4).iter().map(|m| 10 + m.key.len() + m.value.as_ref().map_or(0, Vec::len)).sum::<usize>())
-            .next_multiple_of(BLOCK);
+        let mutation_bytes = mutations(4).iter().map(|m| 10 + m.key.len() + m.value.as_ref().map_or(0, Vec::len)).sum::<usize>();
+        let last = (PAYLOADS_AT + 4 + mutation_bytes).next_multiple_of(BLOCK);
         let start_of_last = end as usize - last;
         let mut torn = whole.clone();
         torn[start_of_last + 100..].fill(0);
@@ -209,6 +232,10 @@ mod tests {
                 groups(folder.path(), 0).map_or_else(|error| matches!(error, StoreError::Damaged { .. }), |found| found == [1, 2, 3, 4]),
                 "{at}"
             );
+            // What a checkpoint made needless may be damaged; the header of the segment may not.
+            if at >= BLOCK {
+                assert_eq!(groups(folder.path(), 4).unwrap(), [0; 0], "{at}");
+            }
         }
         std::fs::write(&path, &whole).unwrap();
         assert!(replay(folder.path(), StoreId([6; 16]), 0, |_, _| Ok(())).is_err(), "another store's journal");
