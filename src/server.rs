@@ -11,6 +11,7 @@ use std::time::Duration;
 use http::{Request, Response};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::body::Body;
@@ -25,7 +26,7 @@ use crate::grpc::v1::admin_service_server::AdminServiceServer;
 use crate::grpc::v1::article_service_server::ArticleServiceServer;
 use crate::grpc::v1::change_service_server::ChangeServiceServer;
 use crate::grpc::v1::ingest_service_server::IngestServiceServer;
-use crate::grpc::{Api, CallLimits, DESCRIPTORS};
+use crate::grpc::{Api, CallLimits, DESCRIPTORS, Drain};
 use crate::storage::ArticleStore;
 
 /// Calls of one connection at once.
@@ -41,6 +42,12 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 const KEEPALIVE: Duration = Duration::from_secs(60);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How long clients have to take the error that ends a call after its deadline, and connections to take what is on its way.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// What health is told for: the server as a whole, and each service.
+const SERVICES: [&str; 5] =
+    ["", "dateline.v1.ArticleService", "dateline.v1.IngestService", "dateline.v1.ChangeService", "dateline.v1.AdminService"];
+
 /// How the daemon serves.
 #[derive(Debug, Clone, Copy)]
 pub struct ServeOptions {
@@ -51,7 +58,8 @@ pub struct ServeOptions {
 }
 
 /// Serves the store on the listener until `stop` is cancelled or the store fails; then lets calls finish, refuses new ones with
-/// UNAVAILABLE, and returns. The store stays open.
+/// UNAVAILABLE, and returns. Ingest streams, which may go on for ever, end with UNAVAILABLE once what they submitted is
+/// acknowledged. The store stays open.
 ///
 /// # Errors
 /// Where the server cannot be set up, or the store has failed.
@@ -62,12 +70,11 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> Result<(), String> {
     let calls = Arc::new(Calls::default());
-    let draining = CancellationToken::new();
+    let drain = Drain::default();
     let close = CancellationToken::new();
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_service_status("", ServingStatus::Serving).await;
-    for service in ["ArticleService", "IngestService", "ChangeService", "AdminService"] {
-        health.set_service_status(format!("dateline.v1.{service}"), ServingStatus::Serving).await;
+    let (mut health, health_service) = tonic_health::server::health_reporter();
+    for service in SERVICES {
+        health.set_service_status(service, ServingStatus::Serving).await;
     }
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -77,9 +84,9 @@ pub async fn serve(
     };
     let setup = |error: tonic_reflection::server::Error| format!("reflection cannot be set up: {error}");
 
-    let api = Api::new(Arc::clone(&store), options.limits, draining.clone());
+    let api = Api::new(Arc::clone(&store), options.limits, drain.clone());
     let limits = options.limits;
-    let guard = GuardLayer { calls: Arc::clone(&calls), draining: draining.clone(), request_bytes: limits.request_bytes };
+    let guard = GuardLayer { calls: Arc::clone(&calls), draining: drain.begun.clone(), request_bytes: limits.request_bytes };
     macro_rules! service {
         ($service:ident) => {
             tower::ServiceBuilder::new().layer(guard.clone()).named_layer(
@@ -111,17 +118,25 @@ pub async fn serve(
         reason = store.failed() => Some(reason),
         ended = &mut serving => return Err(format!("the server ended: {ended:?}")),
     };
-    health.set_service_status("", ServingStatus::NotServing).await;
-    for service in ["ArticleService", "IngestService", "ChangeService", "AdminService"] {
-        health.set_service_status(format!("dateline.v1.{service}"), ServingStatus::NotServing).await;
+    // Whoever learns from the health that the server stops can rely on it: no call begins any more.
+    drain.begun.cancel();
+    for service in SERVICES {
+        health.set_service_status(service, ServingStatus::NotServing).await;
     }
-    draining.cancel();
-    if tokio::time::timeout(options.drain, calls.none_left()).await.is_err() {
+    // New connections are taken until the end, so that their calls too are told to come again.
+    let deadline = Instant::now() + options.drain;
+    if timeout_at(deadline, calls.none_left()).await.is_err() {
+        drain.over.cancel();
         tracing::warn!("calls that did not finish in time are cut off");
+        drop(timeout(LAST_WORDS, calls.none_left()).await);
     }
     close.cancel();
+    // Watching the health never ends by itself, and would keep its connection open.
+    for service in SERVICES {
+        health.clear_service_status(service).await;
+    }
     // Connections get a moment to take the last bytes and the goodbye; then they are dropped.
-    if tokio::time::timeout(Duration::from_secs(2), &mut serving).await.is_err() {
+    if timeout(LAST_WORDS, &mut serving).await.is_err() {
         serving.abort();
     }
     failure.map_or(Ok(()), |reason| Err(format!("the store has failed: {reason}")))

@@ -39,7 +39,7 @@ impl ArticleService for Api {
         let stream =
             Outgoing::stream(
                 self.response_budget.clone(),
-                self.draining.clone(),
+                self.drain.over.clone(),
                 |out| async move { api.lookup(&keys, fields, &out).await },
             );
         Ok(Response::new(stream))
@@ -59,7 +59,7 @@ impl ArticleService for Api {
         let stream =
             Outgoing::stream(
                 self.response_budget.clone(),
-                self.draining.clone(),
+                self.drain.over.clone(),
                 |out| async move { api.stream(scan, fields, &out).await },
             );
         Ok(Response::new(stream))
@@ -327,7 +327,7 @@ impl Api {
         let mut scan = ScanRequest { filter, direction: Direction::Ascending, after: None, limit: DELETE_STEP, text_budget: usize::MAX };
         let mut response = v1::DeleteArticlesResponse::default();
         loop {
-            if self.draining.is_cancelled() {
+            if self.drain.over.is_cancelled() {
                 return Err(ApiError::Draining);
             }
             let page = self.store.scan_heads(&scan).await?;

@@ -40,7 +40,7 @@ impl IngestStream {
     /// Serves a stream until it ends.
     pub fn start(api: Api, messages: Streaming<v1::IngestArticlesRequest>) -> OutgoingStream<v1::IngestArticlesResponse> {
         let (acknowledger, steps) = mpsc::channel(BATCHES_ON_THE_WAY);
-        let (budget, draining) = (api.response_budget.clone(), api.draining.clone());
+        let (budget, over) = (api.response_budget.clone(), api.drain.over.clone());
         let reader = Self { api, opened: None, next_item: 0, acknowledger: acknowledger.clone() };
         tokio::spawn(async move {
             if let Err(error) = reader.read(messages).await {
@@ -48,15 +48,15 @@ impl IngestStream {
                 drop(acknowledger.send(Step::Fail(error)).await);
             }
         });
-        Outgoing::stream(budget, draining, |out| acknowledge(steps, out))
+        Outgoing::stream(budget, over, |out| acknowledge(steps, out))
     }
 
     async fn read(mut self, mut messages: Streaming<v1::IngestArticlesRequest>) -> Result<(), ApiError> {
         let mut first = true;
-        let draining = self.api.draining.clone();
+        let drain = self.api.drain.begun.clone();
         loop {
             let message = tokio::select! {
-                () = draining.cancelled() => return Err(ApiError::Draining),
+                () = drain.cancelled() => return Err(ApiError::Draining),
                 message = messages.message() => message,
             };
             let limit = self.api.limits.request_bytes;

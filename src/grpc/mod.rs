@@ -86,20 +86,28 @@ pub struct Api {
     limits: CallLimits,
     ingest_budget: ByteBudget,
     response_budget: ByteBudget,
-    /// Cancelled when the server stops taking work: streams end then.
-    draining: CancellationToken,
+    drain: Drain,
     started: Instant,
 }
 
+/// How calls learn that the server stops.
+#[derive(Debug, Clone, Default)]
+pub struct Drain {
+    /// Cancelled when no call may begin any more. Ingest streams, which would go on for ever, take no more items then.
+    pub begun: CancellationToken,
+    /// Cancelled when calls have had their time: those still under way end.
+    pub over: CancellationToken,
+}
+
 impl Api {
-    /// The services on top of a store. Their streams end once `draining` is cancelled.
-    pub fn new(store: Arc<dyn ArticleStore>, limits: CallLimits, draining: CancellationToken) -> Self {
+    /// The services on top of a store.
+    pub fn new(store: Arc<dyn ArticleStore>, limits: CallLimits, drain: Drain) -> Self {
         Self {
             store,
             limits,
             ingest_budget: ByteBudget::new(limits.ingest_budget),
             response_budget: ByteBudget::new(limits.response_budget),
-            draining,
+            drain,
             started: Instant::now(),
         }
     }

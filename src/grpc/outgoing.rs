@@ -22,18 +22,19 @@ pub type OutgoingStream<T> = std::pin::Pin<Box<dyn tokio_stream::Stream<Item = R
 pub struct Outgoing<T> {
     sender: mpsc::Sender<Result<(T, Option<BudgetShare>), Status>>,
     budget: ByteBudget,
-    draining: CancellationToken,
+    /// Cancelled when the stream has to end.
+    over: CancellationToken,
 }
 
 impl<T: Send + 'static> Outgoing<T> {
     /// Starts `produce` on a task of its own and returns the stream of what it sends. An error that it returns ends the stream.
-    pub fn stream<F>(budget: ByteBudget, draining: CancellationToken, produce: impl FnOnce(Self) -> F) -> OutgoingStream<T>
+    pub fn stream<F>(budget: ByteBudget, over: CancellationToken, produce: impl FnOnce(Self) -> F) -> OutgoingStream<T>
     where
         F: Future<Output = Result<(), ApiError>> + Send + 'static,
     {
         let (sender, receiver) = mpsc::channel(1);
         let errors = sender.clone();
-        let produced = produce(Self { sender, budget, draining });
+        let produced = produce(Self { sender, budget, over });
         tokio::spawn(async move {
             if let Err(error) = produced.await {
                 // Where the reader is gone too, nobody is left to tell.
@@ -52,11 +53,15 @@ impl<T: Send + 'static> Outgoing<T> {
     }
 
     /// Waits for a share of the response budget, for a message that is about to be made.
+    ///
+    /// # Errors
+    /// Where it takes too long, or the server has no more time for the stream.
     pub async fn share(&self, bytes: usize) -> Result<BudgetShare, ApiError> {
-        if self.draining.is_cancelled() {
-            return Err(ApiError::Draining);
+        tokio::select! {
+            biased;
+            () = self.over.cancelled() => Err(ApiError::Draining),
+            share = self.budget.share(bytes) => share,
         }
-        self.budget.share(bytes).await
     }
 
     /// Sends a message when the reader has room for it.
