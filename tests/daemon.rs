@@ -1,6 +1,7 @@
 //! The daemon through its front door: the real binary, a real client, a temporary folder, port 0.
 
 mod daemon {
+    mod drain;
     pub mod harness;
 }
 

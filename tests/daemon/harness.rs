@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use dateline::client::{Client, v1};
 use tempfile::TempDir;
@@ -32,8 +32,13 @@ pub fn key(date: &str, url: &str) -> v1::ArticleKey {
 
 impl Daemon {
     pub async fn start() -> Self {
+        Self::start_with(|_| ()).await
+    }
+
+    /// Starts it with other settings, such as variables of its environment.
+    pub async fn start_with(configure: impl FnOnce(&mut Command)) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let (process, address, client) = launch(&folder).await;
+        let (process, address, client) = launch(&folder, configure).await;
         Self { folder, process, address, client }
     }
 
@@ -44,17 +49,36 @@ impl Daemon {
 
     /// Stops it as an operator would, which must succeed, and starts it again.
     pub async fn restart(&mut self) {
-        let stopped = Command::new("kill").arg(self.process.id().to_string()).status().unwrap();
-        assert!(stopped.success());
-        assert!(self.process.wait().unwrap().success(), "the daemon must end with success");
-        (self.process, self.address, self.client) = launch(&self.folder).await;
+        self.terminate();
+        assert!(self.ended().success(), "the daemon must end with success");
+        self.start_again().await;
+    }
+
+    /// Tells it to stop, and does not wait for that.
+    pub fn terminate(&self) {
+        assert!(Command::new("kill").arg(self.process.id().to_string()).status().unwrap().success());
+    }
+
+    /// Waits for its end.
+    pub fn ended(&mut self) -> ExitStatus {
+        self.process.wait().unwrap()
+    }
+
+    /// Starts it again once it has ended.
+    pub async fn start_again(&mut self) {
+        (self.process, self.address, self.client) = launch(&self.folder, |_| ()).await;
+    }
+
+    /// Its log, where it was started with a piped standard error.
+    pub fn log(&mut self) -> impl Iterator<Item = String> + use<> {
+        BufReader::new(self.process.stderr.take().unwrap()).lines().map_while(Result::ok)
     }
 
     /// Ends it without any warning and starts it again.
     pub async fn kill_and_restart(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
-        (self.process, self.address, self.client) = launch(&self.folder).await;
+        self.start_again().await;
     }
 
     /// Everything that StreamArticles gives.
@@ -76,10 +100,11 @@ impl Drop for Daemon {
     }
 }
 
-async fn launch(folder: &TempDir) -> (Child, String, Client) {
+async fn launch(folder: &TempDir, configure: impl FnOnce(&mut Command)) -> (Child, String, Client) {
     let data = folder.path().join("data");
-    let mut process =
-        dateline(&["serve", "--listen", "127.0.0.1:0", "--data", data.to_str().unwrap()]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut command = dateline(&["serve", "--listen", "127.0.0.1:0", "--data", data.to_str().unwrap()]);
+    configure(command.stdout(Stdio::piped()));
+    let mut process = command.spawn().unwrap();
     let lines = BufReader::new(process.stdout.take().unwrap()).lines();
     let address = lines.map_while(Result::ok).find_map(|line| line.strip_prefix("listening on ").map(str::to_owned));
     let address = address.expect("the daemon must say where it listens");
