@@ -1,208 +1,149 @@
-//! The model test: random operations on the engine and on a map, which must agree after every one, also across restarts.
+//! The model test: random operations on the engine and on plain maps, which must agree after every one.
 //!
-//! A crash is what a SIGKILL leaves: the folder copied while the store is open, opened as it is. `PROPTEST_CASES` raises the
-//! number of cases.
+//! Operations are batches, ingest streams, restarts and crashes with writes under way. `PROPTEST_CASES` raises the number of
+//! cases.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
+#[path = "model/agreement.rs"]
+mod agreement;
+#[path = "model/expected.rs"]
+mod expected;
+#[path = "model/image.rs"]
+mod image;
+#[path = "model/operation.rs"]
+mod operation;
 
-use dateline::article::{Article, ArticleDraft, ArticleKey, DateRange, Filter, Limits, UrlScope};
+use std::collections::VecDeque;
+use std::path::PathBuf;
+
 use dateline::storage::sled::SledStore;
-use dateline::storage::{
-    ArticleStore, ChangeKind, CountRequest, CountedGroup, Direction, GroupBy, Precondition, ScanRequest, Write, WriteBatch, Written,
-};
+use dateline::storage::{ArticleStore as _, PendingCommit};
 use proptest::prelude::*;
+use tempfile::TempDir;
 
-const DATES: [&str; 3] = ["2024-05-01", "2024-05-02", "2025-01-31"];
-const URLS: [&str; 5] =
-    ["https://a.example/", "https://a.example/b", "https://news.a.example/", "https://a.example:8080/b", "https://b.example/x?y=z"];
+use expected::Model;
+use image::Image;
+use operation::{Batch, Operation, Question, STREAMS, operations, stream_id};
 
-#[derive(Debug, Clone)]
-enum Operation {
-    Put(Vec<(usize, usize, usize)>),
-    Delete(usize, usize),
-    Restart,
-    Crash,
+/// A store in a folder, and what it should hold.
+struct Run {
+    folder: TempDir,
+    path: PathBuf,
+    store: Option<SledStore>,
+    model: Model,
 }
 
-fn operation() -> impl Strategy<Value = Operation> {
-    let put = (0..DATES.len(), 0..URLS.len(), 0..6usize);
-    prop_oneof![
-        8 => prop::collection::vec(put, 1..5).prop_map(Operation::Put),
-        3 => (0..DATES.len(), 0..URLS.len()).prop_map(|(date, url)| Operation::Delete(date, url)),
-        1 => Just(Operation::Restart),
-        1 => Just(Operation::Crash),
-    ]
-}
-
-/// One of a few texts, of which some do not compress and fill several pieces.
-fn text(number: usize) -> String {
-    let mut state = number as u64 + 1;
-    let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        char::from(33 + ((state >> 33) % 94) as u8)
-    };
-    (0..[1, 50, 3_000, 30_000, 70_000, 150_000][number]).map(|_| next()).collect()
-}
-
-fn article(date: usize, url: usize, number: usize) -> Article {
-    let draft = ArticleDraft { date: DATES[date].into(), url: URLS[url].into(), body: text(number), ..ArticleDraft::default() };
-    draft.validate(&Limits::default()).unwrap()
-}
-
-/// What the store should hold: every article with its revision, and the last revision of those that were deleted.
-#[derive(Debug, Default)]
-struct Model {
-    articles: BTreeMap<ArticleKey, (Article, u64)>,
-    deleted: BTreeMap<ArticleKey, u64>,
-    changes: Vec<(ChangeKind, ArticleKey, u64)>,
-}
-
-impl Model {
-    fn put(&mut self, article: Article) -> &'static str {
-        let key = article.key().clone();
-        let (revision, kind) = match self.articles.get(&key) {
-            Some((stored, _)) if stored.digest() == article.digest() => return "unchanged",
-            Some((_, revision)) => (revision + 1, ChangeKind::Updated),
-            None => (self.deleted.remove(&key).map_or(1, |revision| revision + 1), ChangeKind::Created),
-        };
-        self.articles.insert(key.clone(), (article, revision));
-        self.changes.push((kind, key, revision));
-        if kind == ChangeKind::Created { "created" } else { "updated" }
+impl Run {
+    fn begin() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("0");
+        Self { store: Some(SledStore::open(&path).unwrap()), folder, path, model: Model::default() }
     }
 
-    fn delete(&mut self, key: &ArticleKey) -> bool {
-        let Some((_, revision)) = self.articles.remove(key) else { return false };
-        self.deleted.insert(key.clone(), revision);
-        self.changes.push((ChangeKind::Deleted, key.clone(), revision));
-        true
+    fn store(&self) -> &SledStore {
+        self.store.as_ref().unwrap()
     }
-}
 
-async fn check(store: &dyn ArticleStore, model: &Model) {
-    for direction in [Direction::Ascending, Direction::Descending] {
-        for (scope, limit) in [
-            (UrlScope::All, 3),
-            (UrlScope::host("a.example").unwrap(), 1),
-            (UrlScope::domain("a.example").unwrap(), 2),
-            (UrlScope::url_prefix("https://a.example/b").unwrap(), 100),
-        ] {
-            let dates = DateRange { from: DATES[0].parse().unwrap(), to: DATES[1].parse().unwrap() };
-            let filter = Filter { dates: if limit == 3 { DateRange::ALL } else { dates }, scope };
-            let mut expected: Vec<_> =
-                model.articles.iter().filter(|(key, _)| filter.contains(key)).map(|(_, article)| article.clone()).collect();
-            if direction == Direction::Descending {
-                expected.reverse();
-            }
-            let mut found = Vec::new();
-            let mut request = ScanRequest { filter: filter.clone(), direction, after: None, limit, text_budget: 100_000 };
-            loop {
-                let page = store.scan(&request).await.unwrap();
-                assert!(page.items.len() <= limit);
-                found.extend(page.items.into_iter().map(|stored| (stored.article, stored.head.revision)));
-                request.after = page.next;
-                if request.after.is_none() {
-                    break;
-                }
-            }
-            assert_eq!(found, expected, "{filter:?} {direction:?}");
-            for group_by in [GroupBy::Total, GroupBy::Day(None), GroupBy::Host(None)] {
-                let counted = store.count(&CountRequest { filter: filter.clone(), group_by, limit: 1000 }).await.unwrap();
-                assert_eq!(counted.iter().map(|group| group.count).sum::<u64>(), expected.len() as u64);
-                assert!(counted.iter().all(|group| group.count > 0 || group.group == CountedGroup::Total));
-            }
-        }
+    fn reopen(&mut self, path: PathBuf) {
+        // Whoever holds the old one holds the folder's lock.
+        self.store = None;
+        self.store = Some(SledStore::open(&path).unwrap());
+        self.path = path;
     }
-    let stats = store.stats().await.unwrap();
-    assert_eq!(stats.contents.articles, model.articles.len() as u64);
-    assert_eq!(stats.contents.text_bytes, model.articles.values().map(|(article, _)| article.text_bytes() as u64).sum::<u64>());
-    let changes = store.changes(0, usize::MAX).await.unwrap();
-    assert!(changes.iter().zip(1..).all(|(change, sequence)| change.sequence == sequence));
-    let changes: Vec<_> = changes.into_iter().map(|change| (change.kind, change.key, change.revision)).collect();
-    assert_eq!(changes, model.changes);
-    for url in URLS {
-        let url = dateline::article::CanonicalUrl::parse(url).unwrap();
-        let dates: Vec<_> = model.articles.keys().rev().filter(|key| key.url == url).map(|key| key.date).collect();
-        assert_eq!(store.article_dates(&url, 10).await.unwrap(), dates);
-        let latest = store.latest_article(&url).await.unwrap().map(|stored| stored.head.key.date);
-        assert_eq!(latest, dates.first().copied());
-    }
-}
 
-async fn carry_out(operation: Operation, store: &Arc<SledStore>, model: &mut Model) {
-    match operation {
-        Operation::Put(puts) => {
-            let articles: Vec<_> = puts.into_iter().map(|(date, url, number)| article(date, url, number)).collect();
-            let writes = articles.iter().cloned().map(Write::put).collect();
-            let outcomes = store.write(WriteBatch { writes, stream: None }).await.unwrap().outcomes;
-            for (article, outcome) in articles.into_iter().zip(outcomes) {
-                let outcome = match outcome.unwrap() {
-                    Written::Created(_) => "created",
-                    Written::Updated(_) => "updated",
-                    Written::Unchanged(_) => "unchanged",
-                    Written::Deleted(_) => "deleted",
-                };
-                assert_eq!(outcome, model.put(article));
-            }
-        }
-        Operation::Delete(date, url) => {
-            let key = article(date, url, 0).key().clone();
-            let writes = vec![Write::Delete { key: key.clone(), precondition: Precondition::None }];
-            let mut outcomes = store.write(WriteBatch { writes, stream: None }).await.unwrap().outcomes;
-            assert_eq!(outcomes.remove(0).is_ok(), model.delete(&key));
-            assert_eq!(store.article(&key).await.unwrap(), None);
-        }
-        Operation::Restart | Operation::Crash => {}
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    // In this order: a checkpoint that is taken meanwhile is then newer in sled than it says, which recovery is made for.
-    let names: std::collections::BTreeSet<_> = from.read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    for name in names {
-        let (source, target) = (from.join(&name), to.join(&name));
-        if source.is_dir() {
-            copy(&source, &target);
-        } else {
-            std::fs::copy(source, target).unwrap();
-        }
-    }
-}
-
-async fn run(operations: Vec<Operation>) {
-    let folder = tempfile::tempdir().unwrap();
-    let mut path = folder.path().join("0");
-    let mut store = Arc::new(SledStore::open(&path).unwrap());
-    let mut model = Model::default();
-    for (number, operation) in operations.into_iter().enumerate() {
+    async fn carry_out(&mut self, number: usize, operation: Operation) {
         match operation {
+            Operation::Write(batch) => {
+                let outcome = self.store().write(self.model.clone().plan(&batch)).await;
+                self.model.carry_out(&batch, outcome);
+            }
+            Operation::Open(stream) => self.model.opened(stream, self.store().open_stream(&stream_id(stream)).await.unwrap()),
             Operation::Restart => {
-                store.close().await.unwrap();
-                drop(store);
-                store = Arc::new(SledStore::open(&path).unwrap());
+                let before = self.store().stats().await.unwrap().contents;
+                self.store().close().await.unwrap();
+                self.reopen(self.path.clone());
+                assert_eq!(self.store().stats().await.unwrap().contents, before);
+                self.model.reopened();
             }
-            Operation::Crash => {
-                let copied = folder.path().join(format!("{}", number + 1));
-                copy(&path, &copied);
-                store.close().await.unwrap();
-                path = copied;
-                store = Arc::new(SledStore::open(&path).unwrap());
+            Operation::Crash { batches, acknowledged, submitted } => {
+                let (image, states) = self.write_and_take_image(&batches, acknowledged, submitted).await;
+                self.store().close().await.unwrap();
+                let path = self.folder.path().join((number + 1).to_string());
+                image.restore(&path);
+                self.reopen(path);
+                self.recognise(&states[acknowledged..]).await;
             }
-            operation => carry_out(operation, &store, &mut model).await,
         }
-        check(&*store, &model).await;
     }
-    store.close().await.unwrap();
-    assert!(!path.join("sled/blobs").read_dir().is_ok_and(|mut files| files.next().is_some()), "sled made a blob file");
+
+    /// Submits batches and takes an image of the folder meanwhile. Gives it with what the store should hold after each number
+    /// of batches.
+    async fn write_and_take_image(&self, batches: &[Batch], acknowledged: usize, submitted: usize) -> (Image, Vec<Model>) {
+        let mut planned = self.model.clone();
+        let mut pending = VecDeque::new();
+        let mut states = vec![self.model.clone()];
+        for batch in &batches[..submitted] {
+            pending.push_back(self.store().submit(planned.plan(batch)).await.unwrap());
+        }
+        self.wait_for(batches, &mut states, &mut pending, acknowledged).await;
+        let path = self.path.clone();
+        let image = tokio::task::spawn_blocking(move || Image::take(&path));
+        for batch in &batches[submitted..] {
+            pending.push_back(self.store().submit(planned.plan(batch)).await.unwrap());
+        }
+        self.wait_for(batches, &mut states, &mut pending, batches.len()).await;
+        (image.await.unwrap(), states)
+    }
+
+    /// Waits until so many batches are acknowledged.
+    async fn wait_for(&self, batches: &[Batch], states: &mut Vec<Model>, pending: &mut VecDeque<PendingCommit>, count: usize) {
+        while states.len() <= count {
+            let number = states.len() - 1;
+            let outcome = pending.pop_front().unwrap().await;
+            let mut after = states[number].clone();
+            after.carry_out(&batches[number], outcome);
+            states.push(after);
+        }
+    }
+
+    /// Finds out after how many batches a crash came. It must be one of these states, streams included.
+    async fn recognise(&mut self, states: &[Model]) {
+        let mut opened = Vec::new();
+        for stream in 0..STREAMS {
+            opened.push(self.store().open_stream(&stream_id(stream)).await.unwrap());
+        }
+        let sequence = self.store().sequence();
+        let fits = |state: &&Model| {
+            state.sequence() == sequence && opened.iter().enumerate().all(|(stream, opened)| state.is_at(stream, opened.position))
+        };
+        let found = states.iter().find(fits);
+        let known: Vec<u64> = states.iter().map(Model::sequence).collect();
+        self.model = found.unwrap_or_else(|| panic!("change {sequence} is the end of no batch: {known:?} are; {opened:?}")).clone();
+        self.model.reopened();
+        opened.into_iter().enumerate().for_each(|(stream, opened)| self.model.opened(stream, opened));
+    }
+}
+
+async fn run(operations: Vec<(Operation, Vec<Question>)>) {
+    let mut run = Run::begin();
+    for (number, (operation, questions)) in operations.into_iter().enumerate() {
+        run.carry_out(number, operation).await;
+        agreement::check(run.store(), &run.model, &questions).await;
+    }
+    run.store().close().await.unwrap();
+    assert!(!run.path.join("sled/blobs").read_dir().is_ok_and(|mut files| files.next().is_some()), "sled made a blob file");
+}
+
+/// Enough to be quick, unless more are asked for.
+fn config() -> ProptestConfig {
+    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
+    if std::env::var_os("PROPTEST_CASES").is_some() { config } else { ProptestConfig { cases: 12, ..config } }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
-    fn the_store_does_what_a_map_does(operations in prop::collection::vec(operation(), 1..25)) {
+    fn the_store_does_what_maps_do(operations in operations()) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(run(operations));
     }
