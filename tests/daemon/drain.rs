@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use dateline::client::{Client, ClientError, IngestEvent, v1};
+use tokio::sync::mpsc;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 use tonic_health::pb::HealthCheckRequest;
@@ -145,42 +146,60 @@ async fn put_until_refused(client: Client, writer: usize) -> (usize, ClientError
     unreachable!("there are more numbers than a test can count")
 }
 
+/// Sends items as fast as the server takes them until the stream is ended, and says when some are acknowledged. Gives how
+/// many were, and why it ended.
+async fn ingest_until_refused(client: Client, stream: String, begun: mpsc::Sender<()>) -> (i64, ClientError) {
+    const ITEMS: i64 = 50;
+    let (mut sender, mut receiver, _) = client.ingest(&stream, false).await.unwrap();
+    let sending = tokio::spawn(async move {
+        for first in (0..).step_by(ITEMS as usize) {
+            let url = |number| format!("https://{stream}.example/{number}");
+            let items = (first..first + ITEMS).map(|number| article("2024-05-03", &url(number), "T", &"text ".repeat(500)));
+            if sender.send(first, items.collect()).await.is_err() {
+                break;
+            }
+        }
+    });
+    let (mut acknowledged, mut begun) = (0, Some(begun));
+    let error = loop {
+        match receiver.next().await {
+            Ok(Some(IngestEvent::Ack(ack))) => acknowledged = ack.next_item,
+            Ok(other) => panic!("{other:?} after {acknowledged} items"),
+            Err(error) => break error,
+        }
+        if acknowledged >= 3 * ITEMS
+            && let Some(begun) = begun.take()
+        {
+            begun.send(()).await.unwrap();
+        }
+    };
+    sending.await.unwrap();
+    (acknowledged, error)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_acknowledged_is_kept_and_what_is_refused_was_not_stored() {
-    const ITEMS: i64 = 5;
-    const STREAM: &str = "drained";
+    let streams: Vec<String> = (0..4).map(|number| format!("stream-{number}")).collect();
     let mut daemon = Daemon::start_with(drain_within(LONG)).await;
     store_much(&daemon.client).await;
     let mut scan = Scan::begin(connect(&daemon.address).await, "").await;
 
     let writers: Vec<_> = (0..4).map(|writer| tokio::spawn(put_until_refused(daemon.client.clone(), writer))).collect();
-    let (mut sender, mut receiver, _) = daemon.client.ingest(STREAM, false).await.unwrap();
-    let sending = tokio::spawn(async move {
-        for first in (0..).step_by(ITEMS as usize) {
-            let items = (first..first + ITEMS).map(|number| article("2024-05-03", &format!("https://stream.example/{number}"), "T", "B"));
-            if sender.send(first, items.collect()).await.is_err() {
-                return first + ITEMS;
-            }
-        }
-        unreachable!("there are more numbers than a test can count")
-    });
-    let mut acknowledged = 0;
-    let error = loop {
-        match receiver.next().await {
-            Ok(Some(IngestEvent::Ack(ack))) => {
-                let enough = 10 * ITEMS;
-                if acknowledged < enough && ack.next_item >= enough {
-                    daemon.terminate();
-                }
-                acknowledged = ack.next_item;
-            }
-            Ok(other) => panic!("{other:?} after {acknowledged} items"),
-            Err(error) => break error,
-        }
-    };
-    assert_eq!(error.reason, "DRAINING");
-    assert!(sending.await.unwrap() > acknowledged, "the client was still sending");
-    let mut expected = ARTICLES + acknowledged as usize;
+    let (begun, mut has_begun) = mpsc::channel(streams.len());
+    let ingest = |stream: &String| tokio::spawn(ingest_until_refused(daemon.client.clone(), stream.clone(), begun.clone()));
+    let ingesting: Vec<_> = streams.iter().map(ingest).collect();
+    for _ in &streams {
+        has_begun.recv().await.unwrap();
+    }
+    daemon.terminate();
+    let mut expected = ARTICLES;
+    let mut acknowledged = Vec::new();
+    for ingesting in ingesting {
+        let (items, error) = ingesting.await.unwrap();
+        assert_eq!(error.reason, "DRAINING");
+        expected += items as usize;
+        acknowledged.push(items);
+    }
     for writer in writers {
         let (stored, error) = writer.await.unwrap();
         assert_eq!(error.reason, "DRAINING");
@@ -192,11 +211,13 @@ async fn what_is_acknowledged_is_kept_and_what_is_refused_was_not_stored() {
 
     daemon.start_again().await;
     assert_eq!(daemon.stream(None, v1::SortOrder::Ascending).await.len(), expected);
-    // What the stream had submitted was acknowledged before the error: a client that comes back repeats nothing.
-    let (sender, mut receiver, opened) = daemon.client.ingest(STREAM, false).await.unwrap();
-    assert_eq!((opened.next_item, opened.counts.unwrap().created), (acknowledged, acknowledged));
-    sender.commit(acknowledged).await.unwrap();
-    assert!(matches!(receiver.next().await.unwrap(), Some(IngestEvent::Committed(_))));
+    // What a stream had submitted was acknowledged before the error: a client that comes back repeats nothing.
+    for (stream, acknowledged) in streams.iter().zip(acknowledged) {
+        let (sender, mut receiver, opened) = daemon.client.ingest(stream, false).await.unwrap();
+        assert_eq!((opened.next_item, opened.counts.unwrap().created), (acknowledged, acknowledged));
+        sender.commit(acknowledged).await.unwrap();
+        assert!(matches!(receiver.next().await.unwrap(), Some(IngestEvent::Committed(_))));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
