@@ -6,7 +6,7 @@ use std::sync::Arc;
 use dateline::storage::contract;
 use dateline::storage::memory::MemoryStore;
 use dateline::storage::sled::SledStore;
-use dateline::storage::{ArticleStore, StoreHealth};
+use dateline::storage::{ArticleStore, StoreHealth, StoreOptions};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_reference_engine_keeps_its_promises() {
@@ -44,7 +44,7 @@ async fn sled_keeps_its_promises_and_its_articles() {
 
 async fn open(folder: &Path) -> Arc<dyn ArticleStore> {
     let folder = folder.to_owned();
-    let opened = tokio::task::spawn_blocking(move || SledStore::open(&folder)).await.unwrap();
+    let opened = tokio::task::spawn_blocking(move || SledStore::open(&folder, StoreOptions::default())).await.unwrap();
     Arc::new(opened.unwrap())
 }
 

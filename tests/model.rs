@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 
 use dateline::storage::sled::SledStore;
-use dateline::storage::{ArticleStore as _, PendingCommit};
+use dateline::storage::{ArticleStore as _, PendingCommit, StoreOptions};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -36,7 +36,7 @@ impl Run {
     fn begin() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("0");
-        Self { store: Some(SledStore::open(&path).unwrap()), folder, path, model: Model::default() }
+        Self { store: Some(SledStore::open(&path, StoreOptions::default()).unwrap()), folder, path, model: Model::default() }
     }
 
     fn store(&self) -> &SledStore {
@@ -46,7 +46,7 @@ impl Run {
     fn reopen(&mut self, path: PathBuf) {
         // Whoever holds the old one holds the folder's lock.
         self.store = None;
-        self.store = Some(SledStore::open(&path).unwrap());
+        self.store = Some(SledStore::open(&path, StoreOptions::default()).unwrap());
         self.path = path;
     }
 

@@ -56,7 +56,7 @@ pub async fn run(args: ServeArgs) -> Result<(), CommandError> {
     })?;
     let address = listener.local_addr().map_err(|error| failed(error.to_string()))?;
     let data = config.data.clone();
-    let opened = tokio::task::spawn_blocking(move || storage::open(&data)).await;
+    let opened = tokio::task::spawn_blocking(move || storage::open(&data, storage::StoreOptions::default())).await;
     let store = opened.map_err(|_| failed(format!("the store in {} cannot be opened: the engine panicked", config.data.display())))?;
     let store = store.map_err(|error| failed(error.to_string()))?;
 

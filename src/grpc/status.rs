@@ -184,6 +184,11 @@ fn describe_store(error: &StoreError) -> (Code, &'static str, String) {
             let text = "this ingest stream was opened by a newer connection, which goes on with it";
             (Code::FailedPrecondition, "STREAM_TAKEN_OVER", text.into())
         }
+        StoreError::SnapshotTooOld => {
+            let text = "too much was written while the backup was read: take it again at a quieter time, or read it faster";
+            (Code::Aborted, "SNAPSHOT_TOO_OLD", text.into())
+        }
+        StoreError::SnapshotBusy => (Code::Unavailable, "BACKUP_RUNNING", "another backup is being read: try again when it is done".into()),
         StoreError::Failed(_) => {
             let text = "the server's storage has failed and writes no more: it must be restarted";
             (Code::Unavailable, "STORAGE_FAILED", text.into())

@@ -20,6 +20,12 @@ pub enum StoreError {
     /// The batch's ingest stream was opened again by somebody else, who goes on with it.
     #[error("the ingest stream was taken over by a newer connection")]
     StreamTakenOver,
+    /// A snapshot pins what is superseded after it was taken, and that was more than the store holds back.
+    #[error("too much was written since the snapshot was taken")]
+    SnapshotTooOld,
+    /// Another snapshot is being read.
+    #[error("another snapshot of the store is being read")]
+    SnapshotBusy,
     /// The store failed earlier and writes no more until it is opened again.
     #[error("the store has failed: {0}")]
     Failed(String),

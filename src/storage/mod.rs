@@ -10,20 +10,25 @@ mod error;
 pub mod memory;
 pub mod record;
 pub mod sled;
+mod snapshot;
 pub mod token;
+mod verification;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::article::{ArticleDate, ArticleHead, ArticleKey, CanonicalUrl, Filter, StoredArticle};
+use crate::article::{ArticleDate, ArticleHead, ArticleKey, CanonicalUrl, Filter, StoredArticle, Timestamp};
 
 pub use batch::{
     BatchOutcome, IngestPosition, IngestStreamId, InvalidStreamId, OpenedStream, OutcomeCounts, PendingCommit, Precondition, StreamAdvance,
     StreamState, Write, WriteBatch, WriteOutcome, WriteRefusal, Written,
 };
 pub use error::StoreError;
+pub use snapshot::{Snapshot, SnapshotInfo, SnapshotItem, StoreBuilder};
+pub use verification::{Finding, FindingKind, VerifyCursor, VerifyStep};
 
 /// Articles by key, durable, in order.
 ///
@@ -97,6 +102,17 @@ pub trait ArticleStore: Send + Sync + 'static {
     /// The changes after this one in the order in which they were made, at most `limit`.
     async fn changes(&self, after: u64, limit: usize) -> Result<Vec<Change>, StoreError>;
 
+    /// A consistent view of everything that the store holds now, while writing goes on. Includes every write whose outcome was
+    /// given before the call. At most one at a time: a second call fails with [`StoreError::SnapshotBusy`].
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError>;
+
+    /// Looks at the next part of everything that is stored: every record and checksum, every index against the records, the
+    /// change log, the totals. Begins where `cursor` is `None`. A step takes some milliseconds and blocks nobody. What is
+    /// written meanwhile is no finding.
+    ///
+    /// When the last step ends a verification without a finding, its time becomes [`StoreStats::last_verification`].
+    async fn verify(&self, cursor: Option<VerifyCursor>) -> Result<VerifyStep, StoreError>;
+
     /// What the store holds and what it takes.
     async fn stats(&self) -> Result<StoreStats, StoreError>;
 
@@ -109,13 +125,54 @@ pub trait ArticleStore: Send + Sync + 'static {
     }
 }
 
+/// How a store is opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StoreOptions {
+    /// What an outcome promises.
+    pub durability: Durability,
+}
+
+/// What the outcome of a write promises.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// It survives any crash and any loss of power.
+    #[default]
+    Fsync,
+    /// It survives a crash of the process. A loss of power may take the writes of the last [`Durability::INTERVAL`], always
+    /// the latest ones, and with them what readers saw.
+    Interval,
+}
+
+impl Durability {
+    /// How often writes are made durable with [`Durability::Interval`].
+    pub const INTERVAL: Duration = Duration::from_millis(200);
+}
+
 /// Opens the store in a folder, and creates it where the folder is empty or missing. Blocks while it recovers.
 ///
 /// # Errors
 /// [`StoreError::CannotOpen`] where the folder is in use or none of ours, [`StoreError::Damaged`] where something that was
 /// acknowledged is missing.
-pub fn open(folder: &Path) -> Result<Arc<dyn ArticleStore>, StoreError> {
-    Ok(Arc::new(sled::SledStore::open(folder)?))
+pub fn open(folder: &Path, options: StoreOptions) -> Result<Arc<dyn ArticleStore>, StoreError> {
+    Ok(Arc::new(sled::SledStore::open(folder, options)?))
+}
+
+/// Begins a new store in a folder that is empty or missing. With an id it becomes that store again, and tokens that it gave
+/// out stay good; without one it gets an id of its own.
+///
+/// # Errors
+/// [`StoreError::CannotOpen`] where the folder holds something.
+pub fn build(folder: &Path, store_id: Option<StoreId>) -> Result<Box<dyn StoreBuilder>, StoreError> {
+    Ok(Box::new(sled::SledBuilder::begin(folder, store_id)?))
+}
+
+/// Writes a store anew, so that nothing out of use takes space any more, and puts the new one in the place of the old. The
+/// store must not be open. Blocks; `progress` is told how many items are done.
+///
+/// # Errors
+/// As [`open`]; the store is as it was then.
+pub fn compact(folder: &Path, progress: impl FnMut(u64)) -> Result<(), StoreError> {
+    sled::compact(folder, progress)
 }
 
 /// One result of [`ArticleStore::articles`].
@@ -130,6 +187,8 @@ pub struct StoreIdentity {
     pub store_id: StoreId,
     /// The version of the stored format.
     pub format_version: u16,
+    /// What the outcome of a write promises.
+    pub durability: Durability,
 }
 
 /// Identifies a store: 128 random bits, written as 32 hexadecimal digits.
@@ -284,7 +343,7 @@ pub struct Change {
     /// The digest of that revision.
     pub digest: crate::article::Digest,
     /// When.
-    pub commit_time: crate::article::Timestamp,
+    pub commit_time: Timestamp,
 }
 
 /// What happened to an article.
@@ -309,8 +368,12 @@ pub struct StoreStats {
     pub date_span: Option<(ArticleDate, ArticleDate)>,
     /// Bytes of the engine's files.
     pub engine_bytes: u64,
-    /// Bytes of the journal's files.
+    /// Bytes of the journal's files, in which the payloads of all records are.
     pub journal_bytes: u64,
+    /// Bytes of those payloads that are in use; the rest of the journal goes back as it falls out of use.
+    pub live_bytes: u64,
+    /// When everything was last looked at without a finding.
+    pub last_verification: Option<Timestamp>,
 }
 
 /// Running totals, kept up to date with every write.

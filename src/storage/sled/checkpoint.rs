@@ -83,7 +83,8 @@ pub fn checkpoint(trees: &Trees, folder: &Folder, request: CheckpointRequest) ->
     let mut removed = Vec::new();
     for segment in trees.segments().numbers()? {
         // A segment that is complete only ever loses payloads.
-        if segment < request.segment && trees.segment_usage(segment)?.live_bytes == 0 {
+        // A snapshot may still point to what is out of use; one that begins after this look does not.
+        if segment < request.segment && trees.segment_usage(segment)?.live_bytes == 0 && trees.pins().current().is_none() {
             trees.segments().remove(segment)?;
             removed.push(segment);
         }

@@ -5,6 +5,7 @@
 //! | `LOCK` | held while a process has the folder open |
 //! | `STORE` | which store this is and in which format; written once |
 //! | `CHECKPOINT` | up to which group sled alone is complete |
+//! | `VERIFIED` | when everything was last looked at without a finding; missing where it never was |
 //! | `journal/` | the groups since then, and the payloads of all records |
 //! | `sled/` | the trees |
 
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::article::Timestamp;
 use crate::storage::{StoreError, StoreId};
 
 /// The version of the folder's layout and of everything in it.
@@ -62,6 +64,15 @@ impl Folder {
         Ok(Self { path: path.to_owned(), store_id, _lock: lock })
     }
 
+    /// Makes a folder that is not there yet a new store, with this id or one of its own.
+    pub fn create(path: &Path, store_id: Option<StoreId>) -> Result<Self, StoreError> {
+        create_folder(path)?;
+        if let Some(store_id) = store_id {
+            Self::write_identity(path, store_id)?;
+        }
+        Self::open(path)
+    }
+
     /// Which store this is.
     pub fn store_id(&self) -> StoreId {
         self.store_id
@@ -90,6 +101,19 @@ impl Folder {
         write_whole(&self.path, "CHECKPOINT", &with_checksum(&format!("dateline checkpoint 1 group {}", checkpoint.group)))
     }
 
+    /// When everything was last looked at without a finding.
+    pub fn verified(&self) -> Result<Option<Timestamp>, StoreError> {
+        let text = read_optional(&self.path.join("VERIFIED"))?;
+        // It is only news: one that cannot be read is as good as none.
+        let micros = text.as_deref().and_then(|text| checked_line(text, "dateline verified 1 at ")).and_then(|micros| micros.parse().ok());
+        Ok(micros.and_then(Timestamp::from_micros))
+    }
+
+    /// Notes that everything was looked at without a finding.
+    pub fn write_verified(&self, time: Timestamp) -> Result<(), StoreError> {
+        write_whole(&self.path, "VERIFIED", &with_checksum(&format!("dateline verified 1 at {}", time.as_micros())))
+    }
+
     fn create_identity(path: &Path) -> Result<StoreId, StoreError> {
         let strangers = fs::read_dir(path).and_then(|entries| {
             let names: io::Result<Vec<_>> = entries.map(|entry| entry.map(|entry| entry.file_name())).collect();
@@ -101,8 +125,12 @@ impl Folder {
             return Err(StoreError::CannotOpen(text));
         }
         let store_id = StoreId::random().map_err(|error| StoreError::io("cannot draw a store id", error))?;
-        write_whole(path, "STORE", &with_checksum(&format!("dateline store {FORMAT_VERSION} id {store_id}")))?;
+        Self::write_identity(path, store_id)?;
         Ok(store_id)
+    }
+
+    fn write_identity(path: &Path, store_id: StoreId) -> Result<(), StoreError> {
+        write_whole(path, "STORE", &with_checksum(&format!("dateline store {FORMAT_VERSION} id {store_id}")))
     }
 }
 

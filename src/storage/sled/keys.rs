@@ -16,7 +16,7 @@
 //! byte 0 after it ends it.
 
 use crate::article::{ArticleDate, ArticleKey, CanonicalUrl};
-use crate::storage::StoreError;
+use crate::storage::{IngestStreamId, StoreError};
 
 /// One of the trees. The numbers stand in the journal: never change or reuse one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -135,6 +135,12 @@ pub fn parse_url_index_key(bytes: &[u8]) -> Result<(&str, ArticleDate), StoreErr
         Some((url, ArticleDate::from_number(u32::from_be_bytes(*date))?))
     });
     parts.ok_or_else(|| StoreError::damaged("a key of the URL index", format!("{:?} is no index key", String::from_utf8_lossy(bytes))))
+}
+
+/// The id of an ingest stream in the key of its position.
+pub fn parse_stream_key(bytes: &[u8]) -> Result<IngestStreamId, StoreError> {
+    let id = std::str::from_utf8(bytes).ok().and_then(|id| id.parse().ok());
+    id.ok_or_else(|| StoreError::damaged("a key of the ingest streams", "it is no stream id"))
 }
 
 /// The key of a day's manifest.

@@ -4,6 +4,7 @@
 //! stay in the journal; the trees hold the rest. Checkpoints make sled durable by itself; [`open`](SledStore::open) replays
 //! what came after the last one. Reads go straight to the trees. Nothing outside this folder names sled.
 
+mod builder;
 mod checkpoint;
 mod committer;
 mod entry;
@@ -11,12 +12,17 @@ mod folder;
 mod group;
 mod journal;
 mod keys;
+mod pin;
 mod pool;
 mod reader;
 mod reclaim;
 mod shared;
+mod snapshot;
 mod stored;
 mod trees;
+mod verify;
+
+pub use builder::{SledBuilder, compact};
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -36,12 +42,13 @@ use self::keys::{STATE_KEY, Tree};
 use self::pool::Pool;
 use self::reclaim::Reclaimer;
 use self::shared::Shared;
+use self::snapshot::SledSnapshot;
 use self::trees::Trees;
 use super::{
     ArticleStore, Change, CountOfGroup, CountRequest, IngestStreamId, LookupResult, OpenedStream, Page, PendingCommit, ScanRequest,
-    StoreError, StoreHealth, StoreIdentity, StoreStats, WriteBatch,
+    Snapshot, StoreError, StoreHealth, StoreIdentity, StoreOptions, StoreStats, VerifyCursor, VerifyStep, WriteBatch,
 };
-use crate::article::{ArticleDate, ArticleHead, ArticleKey, CanonicalUrl, StoredArticle};
+use crate::article::{ArticleDate, ArticleHead, ArticleKey, CanonicalUrl, StoredArticle, Timestamp};
 
 /// Batches that wait for the committer at most: past that, submitting waits.
 const QUEUE_BATCHES: usize = 64;
@@ -73,11 +80,8 @@ impl SledStore {
     /// # Errors
     /// [`StoreError::CannotOpen`] where the folder is in use, is none of ours or of another version, and
     /// [`StoreError::Damaged`] where something that was acknowledged is missing.
-    pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let folder = Arc::new(Folder::open(path)?);
-        let segments = Arc::new(Segments::new(folder.journal_path()));
-        let trees = Arc::new(Trees::open(&folder.sled_path(), segments)?);
-        let (journal, state) = recover(&folder, &trees)?;
+    pub fn open(path: &Path, options: StoreOptions) -> Result<Self, StoreError> {
+        let Parts { folder, trees, journal, state } = Parts::open(path)?;
         let shared = Arc::new(Shared::new(state));
         let (commands, queue) = mpsc::channel(QUEUE_BATCHES);
         // One request waits while one is carried out: a committer that is two checkpoints ahead stops.
@@ -103,7 +107,12 @@ impl SledStore {
             checkpointer: spawn("checkpoint", move || checkpointer.run(requests))?,
             committer: spawn("committer", move || committer.run(queue))?,
         };
-        let identity = StoreIdentity { engine: "sled", store_id: folder.store_id(), format_version: folder::FORMAT_VERSION };
+        let identity = StoreIdentity {
+            engine: "sled",
+            store_id: folder.store_id(),
+            format_version: folder::FORMAT_VERSION,
+            durability: options.durability,
+        };
         Ok(Self { identity, folder, trees, shared, pool: Pool::new(), committer: commands, threads: Mutex::new(Some(threads)) })
     }
 
@@ -118,6 +127,24 @@ impl SledStore {
     async fn send(&self, command: Command) -> Result<(), StoreError> {
         self.shared.writable().map_err(StoreError::Failed)?;
         self.committer.send(command).await.map_err(|_| StoreError::Closed)
+    }
+}
+
+/// What an open store consists of, without its threads.
+struct Parts {
+    folder: Arc<Folder>,
+    trees: Arc<Trees>,
+    journal: Journal,
+    state: State,
+}
+
+impl Parts {
+    fn open(path: &Path) -> Result<Self, StoreError> {
+        let folder = Arc::new(Folder::open(path)?);
+        let segments = Arc::new(Segments::new(folder.journal_path()));
+        let trees = Arc::new(Trees::open(&folder.sled_path(), segments)?);
+        let (journal, state) = recover(&folder, &trees)?;
+        Ok(Self { folder, trees, journal, state })
     }
 }
 
@@ -254,13 +281,33 @@ impl ArticleStore for SledStore {
         self.read(move |trees, _| trees.changes(after, up_to, limit)).await
     }
 
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError> {
+        let (trees, pool, store_id) = (Arc::clone(&self.trees), self.pool.clone(), self.identity.store_id);
+        let snapshot = self.pool.run(move |_| SledSnapshot::begin(trees, pool, store_id)).await?;
+        Ok(Box::new(snapshot))
+    }
+
+    async fn verify(&self, cursor: Option<VerifyCursor>) -> Result<VerifyStep, StoreError> {
+        let folder = Arc::clone(&self.folder);
+        self.read(move |trees, _| {
+            let before = cursor.as_ref().map_or(0, |cursor| cursor.findings);
+            let step = verify::step(trees, &folder, cursor)?;
+            if step.next.is_none() && before == 0 && step.findings.is_empty() {
+                folder.write_verified(Timestamp::now())?;
+            }
+            Ok(step)
+        })
+        .await
+    }
+
     async fn stats(&self) -> Result<StoreStats, StoreError> {
         let contents = self.shared.contents();
         let folder = Arc::clone(&self.folder);
         self.read(move |trees, _| {
             let (days, date_span) = trees.days()?;
             let (engine_bytes, journal_bytes) = (trees.bytes_on_disk(), folder_bytes(&folder.journal_path()));
-            Ok(StoreStats { contents, days, date_span, engine_bytes, journal_bytes })
+            let (live_bytes, last_verification) = (trees.live_bytes()?, folder.verified()?);
+            Ok(StoreStats { contents, days, date_span, engine_bytes, journal_bytes, live_bytes, last_verification })
         })
         .await
     }

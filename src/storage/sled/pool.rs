@@ -12,7 +12,7 @@ use crate::storage::StoreError;
 const JOBS: usize = 16;
 
 /// Runs blocking work apart from the runtime's own threads.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Pool {
     jobs: Arc<Semaphore>,
 }

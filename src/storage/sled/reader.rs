@@ -102,6 +102,16 @@ impl Trees {
         Ok((days.len() as u64, span))
     }
 
+    /// What the manifest of a day should be, from its articles.
+    pub fn manifest_of(&self, date: ArticleDate) -> Result<entry::Manifest, StoreError> {
+        let mut manifest = entry::Manifest::default();
+        for entry in self.tree(Tree::Articles).scan_prefix(keys::article_prefix(date, "")) {
+            let (key, record) = entry.map_err(sled_error)?;
+            manifest.add(StoredRecord::decode(&keys::parse_article_key(&key)?, &record)?.header.head());
+        }
+        Ok(manifest)
+    }
+
     /// Decodes a record, with its payload from the journal. `None` where the article was deleted meanwhile.
     fn decode(&self, key: &ArticleKey, key_bytes: &[u8], mut record: sled::IVec) -> Result<Option<StoredArticle>, StoreError> {
         for _ in 0..TRIES {

@@ -5,12 +5,13 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::entry::SegmentUsage;
 use super::folder::{create_folder, folder_bytes, sync_folder};
 use super::journal::{Mutation, Segments};
 use super::keys::Tree;
+use super::pin::Pins;
 use crate::storage::StoreError;
 
 /// Bytes of pages that sled keeps in memory. It looks at what to let go only once 64 pages of one of its 256 lists were
@@ -26,6 +27,9 @@ pub struct Trees {
     db: sled::Db,
     trees: [sled::Tree; Tree::ALL.len()],
     segments: Arc<Segments>,
+    pins: Pins,
+    /// Held while a group is applied: who holds it sees whole groups.
+    applying: Mutex<()>,
     /// A handle of our own on sled's file: the only way to sync it for certain and to hear of a failed write-back.
     file: File,
 }
@@ -44,7 +48,7 @@ impl Trees {
         let trees = Tree::ALL.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
         let trees = trees.try_into().map_err(|_| StoreError::damaged("sled", "a tree is missing"))?;
         let file = File::open(path.join("db")).map_err(|error| StoreError::io(format!("cannot open {}/db", path.display()), error))?;
-        Ok(Self { path: path.to_owned(), db, trees, segments, file })
+        Ok(Self { path: path.to_owned(), db, trees, segments, pins: Pins::default(), applying: Mutex::default(), file })
     }
 
     /// One of the trees.
@@ -68,9 +72,34 @@ impl Trees {
         self.get(Tree::Segments, &key)?.map_or(Ok(SegmentUsage::default()), |value| SegmentUsage::decode(&key, &value))
     }
 
-    /// Carries mutations out, in order.
+    /// Bytes of payloads that are in use, in all segments.
+    pub fn live_bytes(&self) -> Result<u64, StoreError> {
+        self.tree(Tree::Segments).iter().try_fold(0, |sum, entry| {
+            let (key, value) = entry.map_err(sled_error)?;
+            Ok(sum + SegmentUsage::decode(&key, &value)?.live_bytes)
+        })
+    }
+
+    /// What snapshots hold back.
+    pub fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    /// Looks at the trees while no group is being applied. Writers wait meanwhile: not for long jobs.
+    pub fn between_groups<T>(&self, look: impl FnOnce(&Self) -> T) -> T {
+        let _applying = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
+        look(self)
+    }
+
+    /// Carries the mutations of a group out, in order.
     pub fn apply(&self, mutations: Vec<Mutation>) -> Result<(), StoreError> {
-        for Mutation { tree, key, value } in mutations {
+        let _applying = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
+        let pin = self.pins.current();
+        for mutation in mutations {
+            if let Some(pin) = &pin {
+                pin.note(&mutation, || self.get(mutation.tree, &mutation.key))?;
+            }
+            let Mutation { tree, key, value } = mutation;
             match value {
                 Some(value) => self.tree(tree).insert(key, value),
                 None => self.tree(tree).remove(key),

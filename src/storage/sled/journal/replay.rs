@@ -72,6 +72,8 @@ pub struct SegmentReader {
     first_group: u64,
     next_group: u64,
     at: u64,
+    /// The first group that was passed over because its frame is damaged.
+    damaged_group: Option<u64>,
 }
 
 impl SegmentReader {
@@ -80,7 +82,8 @@ impl SegmentReader {
         let fail = |error| StoreError::io(format!("cannot read the journal {}", path.display()), error);
         let file = File::open(path).map_err(fail)?;
         let length = file.metadata().map_err(fail)?.len();
-        let mut reader = Self { path: path.to_owned(), file, length, number, first_group: 0, next_group: 0, at: BLOCK as u64 };
+        let mut reader =
+            Self { path: path.to_owned(), file, length, number, first_group: 0, next_group: 0, at: BLOCK as u64, damaged_group: None };
         let block = reader.read(0, BLOCK)?.ok_or_else(|| reader.damaged("its header is cut short"))?;
         let first_group = block[32..40].iter().fold(0, |group, byte| group << 8 | u64::from(*byte));
         if block != header(store_id, number, first_group) {
@@ -93,6 +96,12 @@ impl SegmentReader {
     /// The mutations of the next group that can be read, or `None` where the frames end.
     pub fn next_group(&mut self) -> Result<Option<Vec<Mutation>>, StoreError> {
         self.next_frame(u64::MAX)?.map(|(_, content)| decode_mutations(&content)).transpose()
+    }
+
+    /// # Errors
+    /// Where a frame was passed over.
+    pub fn whole(&self) -> Result<(), StoreError> {
+        self.damaged_group.map_or(Ok(()), |group| Err(self.damaged(&format!("group {group} is damaged"))))
     }
 
     /// The next frame, or `None` where the frames end. One that is damaged is passed over where its group is below `needed`.
@@ -118,6 +127,7 @@ impl SegmentReader {
             match self.frame_at(at)? {
                 Some((header, content)) if (self.next_group..=needed).contains(&header.group) => {
                     self.at = at;
+                    self.damaged_group.get_or_insert(self.next_group);
                     return Ok(Some((header, content)));
                 }
                 Some((header, _)) if header.group >= self.next_group => {

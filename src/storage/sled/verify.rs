@@ -1,0 +1,244 @@
+//! Verification: every entry of every tree against its checksums and against the others, part by part.
+//!
+//! A step looks at a page without stopping anybody. What looks wrong is looked at again between two groups, since the trees are
+//! in disagreement while a group is applied.
+
+use std::ops::Bound;
+
+use super::entry::{self, Manifest, State, Tombstone};
+use super::folder::Folder;
+use super::journal::SegmentReader;
+use super::keys::{self, STATE_KEY, Tree};
+use super::stored::StoredRecord;
+use super::trees::{Trees, sled_error};
+use crate::article::ArticleKey;
+use crate::storage::{Finding, FindingKind, StoreError, VerifyCursor, VerifyStep};
+
+/// Entries of a step at most, and about how many bytes of payloads.
+const STEP_ENTRIES: usize = 1000;
+const STEP_BYTES: usize = 4 << 20;
+
+/// The parts in their order; a cursor holds the place in this list.
+const PARTS: [Part; 9] = [
+    Part::Tree(Tree::Articles),
+    Part::Tree(Tree::Revisions),
+    Part::Tree(Tree::Tombstones),
+    Part::Tree(Tree::Urls),
+    Part::Tree(Tree::Changes),
+    Part::Tree(Tree::Days),
+    Part::Tree(Tree::Streams),
+    Part::Totals,
+    Part::Journal,
+];
+
+#[derive(Debug, Clone, Copy)]
+enum Part {
+    Tree(Tree),
+    Totals,
+    Journal,
+}
+
+/// What one entry comes to.
+#[derive(Default)]
+struct Looked {
+    findings: Vec<Finding>,
+    bytes: usize,
+}
+
+impl Looked {
+    fn at(findings: impl IntoIterator<Item = Finding>) -> Self {
+        Self { findings: findings.into_iter().collect(), bytes: 0 }
+    }
+}
+
+/// Carries out a step.
+pub fn step(trees: &Trees, folder: &Folder, cursor: Option<VerifyCursor>) -> Result<VerifyStep, StoreError> {
+    let mut cursor = cursor.unwrap_or(VerifyCursor { part: 0, after: Vec::new(), findings: 0, checked: 0 });
+    let state = state(trees)?;
+    let contents = state.contents;
+    let total = 2 * contents.articles + contents.earlier_revisions + contents.last_sequence;
+    let (findings, next) = match PARTS.get(usize::from(cursor.part)) {
+        None => (Vec::new(), None),
+        Some(Part::Tree(tree)) => step_of_tree(trees, *tree, &mut cursor)?,
+        Some(Part::Totals) => (trees.between_groups(totals)?, None),
+        Some(Part::Journal) => step_of_journal(trees, folder, &mut cursor)?,
+    };
+    cursor.findings += findings.len() as u64;
+    match next {
+        Some(after) => cursor.after = after,
+        None => (cursor.part, cursor.after) = (cursor.part.saturating_add(1), Vec::new()),
+    }
+    let checked = cursor.checked;
+    let more = usize::from(cursor.part) < PARTS.len();
+    Ok(VerifyStep { checked, total: total.max(checked), findings, next: more.then_some(cursor) })
+}
+
+fn state(trees: &Trees) -> Result<State, StoreError> {
+    trees.get(Tree::State, STATE_KEY)?.map_or(Ok(State::default()), |value| State::decode(&value))
+}
+
+/// Looks at a page of a tree. Gives where the next one begins.
+fn step_of_tree(trees: &Trees, tree: Tree, cursor: &mut VerifyCursor) -> Result<(Vec<Finding>, Option<Vec<u8>>), StoreError> {
+    let start = if cursor.after.is_empty() { Bound::Unbounded } else { Bound::Excluded(cursor.after.clone()) };
+    let (mut findings, mut bytes, mut entries) = (Vec::new(), 0, 0);
+    for entry in trees.tree(tree).range::<Vec<u8>, _>((start, Bound::Unbounded)) {
+        let (key, value) = entry.map_err(sled_error)?;
+        let mut looked = look(trees, tree, &key, &value)?;
+        if !looked.findings.is_empty() {
+            let again = |trees: &Trees| match trees.get(tree, &key)? {
+                Some(value) => look(trees, tree, &key, &value),
+                None => Ok(Looked::default()),
+            };
+            looked.findings = trees.between_groups(again)?.findings;
+        }
+        findings.extend(looked.findings);
+        cursor.checked += 1;
+        (bytes, entries) = (bytes + looked.bytes, entries + 1);
+        if entries == STEP_ENTRIES || bytes > STEP_BYTES {
+            return Ok((findings, Some(key.to_vec())));
+        }
+    }
+    Ok((findings, None))
+}
+
+fn look(trees: &Trees, tree: Tree, key: &[u8], value: &[u8]) -> Result<Looked, StoreError> {
+    let sound = |result: Result<(), StoreError>| Ok(Looked::at(damage(FindingKind::EntryDamaged, None, result)));
+    match tree {
+        Tree::Articles => look_at_article(trees, key, value),
+        Tree::Revisions => {
+            look_at_record(trees, FindingKind::RevisionDamaged, keys::parse_revision_key(key), value).map(|(looked, _)| looked)
+        }
+        Tree::Urls => look_at_index_entry(trees, key),
+        Tree::Changes => look_at_change(trees, key, value),
+        Tree::Days => look_at_day(trees, key, value),
+        Tree::Tombstones => sound(keys::parse_article_key(key).and_then(|_| Tombstone::decode(key, value)).map(drop)),
+        Tree::Streams => sound(keys::parse_stream_key(key).and_then(|_| entry::decode_position(key, value)).map(drop)),
+        Tree::Segments | Tree::State => Ok(Looked::default()),
+    }
+}
+
+/// A finding where something is damaged.
+fn damage(kind: FindingKind, key: Option<&ArticleKey>, result: Result<(), StoreError>) -> Option<Finding> {
+    result.err().map(|error| Finding { kind, key: key.cloned(), detail: error.to_string() })
+}
+
+/// A record with its payload. Gives the article where both are sound.
+fn look_at_record(
+    trees: &Trees,
+    kind: FindingKind,
+    key: Result<ArticleKey, StoreError>,
+    value: &[u8],
+) -> Result<(Looked, Option<crate::article::StoredArticle>), StoreError> {
+    let key = match key {
+        Ok(key) => key,
+        Err(error) => return Ok((Looked::at(damage(kind, None, Err(error))), None)),
+    };
+    let finding = |detail: String| Looked::at([Finding { kind, key: Some(key.clone()), detail }]);
+    let StoredRecord { header, location } = match StoredRecord::decode(&key, value) {
+        Ok(stored) => stored,
+        Err(error) => return Ok((finding(error.to_string()), None)),
+    };
+    let bytes = header.payload_bytes();
+    let Some(payload) = trees.segments().read(location, bytes)? else {
+        return Ok((finding("the journal does not hold its text".into()), None));
+    };
+    match header.decode_article(&payload) {
+        Err(error) => Ok((finding(error.to_string()), None)),
+        Ok(stored) if stored.article.digest() != stored.head.digest => Ok((finding("its digest is not that of its content".into()), None)),
+        Ok(stored) => Ok((Looked { findings: Vec::new(), bytes }, Some(stored))),
+    }
+}
+
+fn look_at_article(trees: &Trees, key: &[u8], value: &[u8]) -> Result<Looked, StoreError> {
+    let (mut looked, stored) = look_at_record(trees, FindingKind::RecordDamaged, keys::parse_article_key(key), value)?;
+    let Some(head) = stored.map(|stored| stored.head) else { return Ok(looked) };
+    let finding = |kind, detail: &str| Finding { kind, key: Some(head.key.clone()), detail: detail.into() };
+    if trees.get(Tree::Urls, &keys::url_index_key(&head.key))?.is_none() {
+        looked.findings.push(finding(FindingKind::IndexEntryMissing, "it cannot be found by its URL alone"));
+    }
+    let sequence = head.sequence.to_be_bytes();
+    let change = trees.get(Tree::Changes, &sequence)?.and_then(|value| entry::decode_change(&sequence, &value).ok());
+    if change.is_none_or(|change| (&change.key, change.revision, change.digest) != (&head.key, head.revision, head.digest)) {
+        looked.findings.push(finding(FindingKind::ChangeMissing, "the change log does not hold its latest revision"));
+    }
+    Ok(looked)
+}
+
+fn look_at_index_entry(trees: &Trees, key: &[u8]) -> Result<Looked, StoreError> {
+    let article =
+        keys::parse_url_index_key(key).map(|(url, date)| ArticleKey { date, url: crate::article::CanonicalUrl::from_stored_key(url) });
+    let article = match article {
+        Ok(article) => article,
+        Err(error) => return Ok(Looked::at(damage(FindingKind::EntryDamaged, None, Err(error)))),
+    };
+    let there = trees.get(Tree::Articles, &keys::article_key(&article))?.is_some();
+    let stray = || Finding {
+        kind: FindingKind::IndexEntryStray,
+        key: Some(article.clone()),
+        detail: "the index by URL names it, but it is not there".into(),
+    };
+    Ok(Looked::at((!there).then(stray)))
+}
+
+fn look_at_change(trees: &Trees, key: &[u8], value: &[u8]) -> Result<Looked, StoreError> {
+    let change = match entry::decode_change(key, value) {
+        Ok(change) => change,
+        Err(error) => return Ok(Looked::at(damage(FindingKind::ChangeDamaged, None, Err(error)))),
+    };
+    let before = change.sequence.saturating_sub(1);
+    let gap = before > 0 && trees.get(Tree::Changes, &before.to_be_bytes())?.is_none();
+    let missing =
+        || Finding { kind: FindingKind::ChangeMissing, key: None, detail: format!("change {before} is missing from the change log") };
+    Ok(Looked::at(gap.then(missing)))
+}
+
+fn look_at_day(trees: &Trees, key: &[u8], value: &[u8]) -> Result<Looked, StoreError> {
+    let manifest = keys::parse_day_key(key).and_then(|date| Ok((date, Manifest::decode(key, value)?)));
+    let (date, manifest) = match manifest {
+        Ok(manifest) => manifest,
+        Err(error) => return Ok(Looked::at(damage(FindingKind::EntryDamaged, None, Err(error)))),
+    };
+    let found = trees.manifest_of(date)?;
+    let incomplete = || Finding {
+        kind: FindingKind::DayIncomplete,
+        key: None,
+        detail: format!("{date} should hold {} articles and holds {}, or others than it should", manifest.count, found.count),
+    };
+    Ok(Looked::at((found != manifest).then(incomplete)))
+}
+
+/// The totals against what the trees say in sum.
+pub fn totals(trees: &Trees) -> Result<Vec<Finding>, StoreError> {
+    let contents = state(trees)?.contents;
+    let mut articles = 0;
+    for entry in trees.tree(Tree::Days).iter() {
+        let (key, value) = entry.map_err(sled_error)?;
+        // One that is damaged is a finding of its own.
+        articles += Manifest::decode(&key, &value).map_or(0, |manifest| manifest.count);
+    }
+    let last = trees.tree(Tree::Changes).last().map_err(sled_error)?;
+    let last = last.and_then(|(key, _)| key[..].try_into().ok()).map_or(0, u64::from_be_bytes);
+    let wrong = |what: &str, said: u64, found: u64| {
+        let detail = format!("there should be {said} {what}, and there are {found}");
+        (said != found).then_some(Finding { kind: FindingKind::TotalsWrong, key: None, detail })
+    };
+    let findings = [wrong("articles", contents.articles, articles), wrong("changes", contents.last_sequence, last)];
+    Ok(findings.into_iter().flatten().collect())
+}
+
+/// Reads the frames of the next segment that is complete.
+fn step_of_journal(trees: &Trees, folder: &Folder, cursor: &mut VerifyCursor) -> Result<(Vec<Finding>, Option<Vec<u8>>), StoreError> {
+    let after = cursor.after[..].try_into().map_or(0, u64::from_be_bytes);
+    let mut numbers = trees.segments().numbers()?;
+    // The last one is being written.
+    numbers.pop();
+    let Some(segment) = numbers.into_iter().find(|number| *number > after) else { return Ok((Vec::new(), None)) };
+    let read = SegmentReader::open(&trees.segments().path(segment), folder.store_id(), segment).and_then(|mut reader| {
+        while reader.next_group()?.is_some() {}
+        reader.whole()
+    });
+    // What was removed meanwhile is no finding.
+    let there = trees.segments().path(segment).exists();
+    let finding = damage(FindingKind::JournalDamaged, None, read).filter(|_| there);
+    Ok((finding.into_iter().collect(), Some(segment.to_be_bytes().into())))
+}
