@@ -27,7 +27,7 @@ use crate::grpc::v1::article_service_server::ArticleServiceServer;
 use crate::grpc::v1::change_service_server::ChangeServiceServer;
 use crate::grpc::v1::ingest_service_server::IngestServiceServer;
 use crate::grpc::{Api, CallLimits, DESCRIPTORS, Drain};
-use crate::storage::ArticleStore;
+use crate::storage::{ArticleStore, StoreHealth};
 
 /// Calls of one connection at once.
 const STREAMS_PER_CONNECTION: u32 = 256;
@@ -47,6 +47,9 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// What health is told for: the server as a whole, and each service.
 const SERVICES: [&str; 5] =
     ["", "dateline.v1.ArticleService", "dateline.v1.IngestService", "dateline.v1.ChangeService", "dateline.v1.AdminService"];
+
+/// Those of them that are not served while the disk is full.
+const NEED_ROOM: [&str; 2] = ["", "dateline.v1.IngestService"];
 
 /// How the daemon serves.
 #[derive(Debug, Clone, Copy)]
@@ -113,10 +116,22 @@ pub async fn serve(
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let mut serving = tokio::spawn(server.serve_with_incoming_shutdown(incoming, close.clone().cancelled_owned()));
 
-    let failure = tokio::select! {
-        () = stop.cancelled() => None,
-        reason = store.failed() => Some(reason),
-        ended = &mut serving => return Err(format!("the server ended: {ended:?}")),
+    let mut seen = store.health();
+    let failure = loop {
+        tokio::select! {
+            () = stop.cancelled() => break None,
+            ended = &mut serving => return Err(format!("the server ended: {ended:?}")),
+            now = store.health_changed(&seen) => seen = now,
+        }
+        // Without room everything can be read, but nothing written: whoever asks about the server as a whole is told so.
+        let status = match &seen {
+            StoreHealth::Failed(reason) => break Some(reason.clone()),
+            StoreHealth::Full => ServingStatus::NotServing,
+            StoreHealth::Serving => ServingStatus::Serving,
+        };
+        for service in NEED_ROOM {
+            health.set_service_status(service, status).await;
+        }
     };
     // Whoever learns from the health that the server stops can rely on it: no call begins any more.
     drain.begun.cancel();
@@ -124,7 +139,9 @@ pub async fn serve(
         health.set_service_status(service, ServingStatus::NotServing).await;
     }
     // New connections are taken until the end, so that their calls too are told to come again.
-    let deadline = Instant::now() + options.drain;
+    // A store that has failed finishes nothing any more.
+    let patience = if failure.is_some() { options.drain.min(LAST_WORDS) } else { options.drain };
+    let deadline = Instant::now() + patience;
     if timeout_at(deadline, calls.none_left()).await.is_err() {
         drain.over.cancel();
         tracing::warn!("calls that did not finish in time are cut off");

@@ -258,7 +258,7 @@ impl ArticleStore for MemoryStore {
         StoreHealth::Serving
     }
 
-    async fn failed(&self) -> String {
+    async fn health_changed(&self, _: &StoreHealth) -> StoreHealth {
         std::future::pending().await
     }
 

@@ -8,6 +8,7 @@ mod batch;
 pub mod contract;
 mod error;
 pub mod memory;
+mod planted;
 pub mod record;
 pub mod sled;
 mod snapshot;
@@ -16,7 +17,6 @@ mod verification;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -53,11 +53,11 @@ pub trait ArticleStore: Send + Sync + 'static {
     /// What kind of store this is, and which one.
     fn identity(&self) -> StoreIdentity;
 
-    /// Whether the store can still write. Once failed it stays so.
+    /// Whether the store can write.
     fn health(&self) -> StoreHealth;
 
-    /// Returns when [`health`](Self::health) turns to failed; never while it is fine.
-    async fn failed(&self) -> String;
+    /// Returns when [`health`](Self::health) is another than this one, with the one that it is then.
+    async fn health_changed(&self, seen: &StoreHealth) -> StoreHealth;
 
     /// The number of the latest change that readers can see; 0 before the first.
     fn sequence(&self) -> u64;
@@ -138,14 +138,10 @@ pub enum Durability {
     /// It survives any crash and any loss of power.
     #[default]
     Fsync,
-    /// It survives a crash of the process. A loss of power may take the writes of the last [`Durability::INTERVAL`], always
-    /// the latest ones, and with them what readers saw.
+    /// It survives a crash of the process. A loss of power, or of the disk while it is synced, may take the writes that were
+    /// acknowledged last: those of one group, which is on its way to the disk already, so some milliseconds' worth. Readers
+    /// still see only what is durable; a read waits for the writes that were acknowledged before it.
     Interval,
-}
-
-impl Durability {
-    /// How often writes are made durable with [`Durability::Interval`].
-    pub const INTERVAL: Duration = Duration::from_millis(200);
 }
 
 /// Opens the store in a folder, and creates it where the folder is empty or missing. Blocks while it recovers.
@@ -224,7 +220,9 @@ impl std::fmt::Debug for StoreId {
 pub enum StoreHealth {
     /// It can.
     Serving,
-    /// It cannot any more, for this reason; reading may still work. Opening it again is the remedy.
+    /// It cannot as long as there is no room on the disk: writes are refused, reads go on.
+    Full,
+    /// It cannot any more, for this reason, and stays so; reading may still work. Opening it again is the remedy.
     Failed(String),
 }
 
@@ -250,6 +248,17 @@ pub struct ScanRequest {
     pub limit: usize,
     /// The page ends after the article with which its texts exceed this many bytes.
     pub text_budget: usize,
+}
+
+impl ScanRequest {
+    /// The day at which the scan begins, after what it has seen already, and the day at which it ends.
+    pub(crate) fn days(&self) -> (ArticleDate, ArticleDate) {
+        let (from, to) = (self.filter.dates.from, self.filter.dates.to);
+        match self.direction {
+            Direction::Ascending => (self.after.as_ref().map_or(from, |after| from.max(after.date)), to),
+            Direction::Descending => (self.after.as_ref().map_or(to, |after| to.min(after.date)), from),
+        }
+    }
 }
 
 /// A part of a scan.

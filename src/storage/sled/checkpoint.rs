@@ -12,7 +12,7 @@ use super::folder::{Checkpoint, Folder};
 use super::reclaim::ReclaimRequest;
 use super::shared::Shared;
 use super::trees::Trees;
-use crate::storage::StoreError;
+use crate::storage::{StoreError, StoreHealth};
 
 /// After so long without a new group a checkpoint is made, so that an idle store opens at once.
 const IDLE: Duration = Duration::from_secs(3);
@@ -60,6 +60,9 @@ impl Checkpointer {
                         self.tell_committer(Command::Checkpoint);
                     }
                     seen = group;
+                    if self.shared.health() == StoreHealth::Full && self.trees.check_room(0, 0).is_ok() {
+                        self.shared.set_full(false);
+                    }
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
             }

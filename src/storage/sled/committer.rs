@@ -15,8 +15,10 @@ use super::entry::State;
 use super::group::{Decided, Group, PreparedWrite, Relocation};
 use super::journal::{Frame, Journal};
 use super::shared::Shared;
+use super::supervision::panic_text;
 use super::trees::Trees;
-use crate::storage::{BatchOutcome, IngestStreamId, OpenedStream, StoreError, StreamAdvance, StreamState};
+use crate::storage::planted::{Fault, planted};
+use crate::storage::{BatchOutcome, Durability, IngestStreamId, OpenedStream, StoreError, StreamAdvance, StreamState};
 
 /// Writes in a group at most. Bounds how long a single write waits behind others.
 const GROUP_WRITES: usize = 1000;
@@ -63,6 +65,9 @@ pub struct Committer {
     pub checkpoints: std::sync::mpsc::SyncSender<CheckpointRequest>,
     /// The latest opening of each ingest stream since this process began.
     pub epochs: HashMap<IngestStreamId, u64>,
+    pub durability: Durability,
+    /// Those who wait for the group that is being carried out.
+    pub replies: Vec<Reply>,
 }
 
 /// Commands for one group.
@@ -73,7 +78,7 @@ struct Gathered {
 }
 
 /// An answer that waits until its group is durable.
-enum Reply {
+pub enum Reply {
     Batch(oneshot::Sender<Result<BatchOutcome, StoreError>>, BatchOutcome),
     Opened(oneshot::Sender<Result<OpenedStream, StoreError>>, OpenedStream),
     Relocated(oneshot::Sender<Result<(), StoreError>>),
@@ -91,11 +96,13 @@ impl Committer {
                 continue;
             }
             let committed = catch_unwind(AssertUnwindSafe(|| self.commit(commands)));
-            match committed {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => self.shared.fail(error.to_string()),
-                Err(_) => self.shared.fail("the storage engine panicked while writing; the log has the details".into()),
-            }
+            let reason = match committed {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) => error.to_string(),
+                Err(panic) => format!("the storage engine panicked while writing: {}", panic_text(&*panic)),
+            };
+            self.shared.fail(reason.clone());
+            self.refuse_all(&StoreError::Failed(reason));
         }
         self.journal.number()
     }
@@ -103,49 +110,45 @@ impl Committer {
     /// Carries a group out.
     ///
     /// # Errors
-    /// Where the store can write no more. Whoever waits for an answer then learns it from the dropped end.
+    /// Where the store can write no more. Whoever waits for an answer stands in `replies` then.
     fn commit(&mut self, commands: Vec<Command>) -> Result<(), StoreError> {
         let trees = Arc::clone(&self.trees);
         let mut group = Group::new(&trees, self.state, self.journal.next_payload());
-        let mut replies = Vec::with_capacity(commands.len());
         let mut idle = false;
         for command in commands {
             match command {
                 Command::Write { batch, reply } => match self.decide(&mut group, batch)? {
-                    Ok(outcome) => replies.push(Reply::Batch(reply, outcome)),
+                    Ok(outcome) => self.replies.push(Reply::Batch(reply, outcome)),
                     Err(refusal) => answer(reply, Err(refusal)),
                 },
                 Command::OpenStream { id, reply } => {
                     let epoch = self.epochs.get(&id).map_or(1, |epoch| epoch + 1);
                     let position = group.position(&id)?;
                     self.epochs.insert(id, epoch);
-                    replies.push(Reply::Opened(reply, OpenedStream { epoch, position }));
+                    self.replies.push(Reply::Opened(reply, OpenedStream { epoch, position }));
                 }
                 Command::Relocate { relocations, reply } => {
                     relocations.into_iter().try_for_each(|relocation| group.relocate(relocation))?;
-                    replies.push(Reply::Relocated(reply));
+                    self.replies.push(Reply::Relocated(reply));
                 }
                 Command::Forget(segments) => group.forget(&segments),
                 Command::Checkpoint => idle = true,
                 Command::Close => {}
             }
         }
-        if let Some(Decided { mutations, payloads, state }) = group.finish() {
-            match self.journal.append(Frame::new(state.group, &payloads, &mutations)) {
-                Ok(()) => {}
+        if let Some(decided) = group.finish() {
+            match self.carry_out(decided) {
                 // The journal is as it was: the group never happened, and the next may find room.
                 Err(StoreError::DiskFull) => {
-                    tracing::warn!("the disk is full: writes are refused, reads go on");
-                    replies.into_iter().for_each(|reply| reply.refuse(&StoreError::DiskFull));
+                    self.shared.set_full(true);
+                    self.refuse_all(&StoreError::DiskFull);
                     return Ok(());
                 }
-                Err(error) => return Err(error),
+                carried_out => carried_out?,
             }
-            self.trees.apply(mutations)?;
-            self.state = state;
-            self.shared.publish(&state);
+            self.shared.set_full(false);
         }
-        replies.into_iter().for_each(Reply::send);
+        self.answer_all();
         if self.journal.bytes() >= SEGMENT_BYTES {
             // Without room for a new file the old one goes on growing, or refuses; either way nothing is lost.
             match self.journal.rotate(self.state.group + 1) {
@@ -156,6 +159,42 @@ impl Committer {
             self.begin_checkpoint()?;
         }
         Ok(())
+    }
+
+    /// Makes a group durable, then visible, then known to its writers.
+    ///
+    /// # Errors
+    /// [`StoreError::DiskFull`] where nothing was done; where the store can write no more for any other.
+    fn carry_out(&mut self, decided: Decided) -> Result<(), StoreError> {
+        let Decided { mutations, payloads, state } = decided;
+        let frame = Frame::new(state.group, &payloads, &mutations);
+        drop(payloads);
+        if planted(Fault::AcknowledgeEarly) {
+            self.answer_all();
+        }
+        if planted(Fault::PublishBeforeFsync) {
+            self.trees.apply(mutations.clone())?;
+            self.shared.publish(&state);
+        }
+        self.trees.check_room(self.journal.bytes(), frame.len() as u64)?;
+        self.journal.write(frame)?;
+        if self.durability == Durability::Interval {
+            self.shared.acknowledge(state.group);
+            self.answer_all();
+        }
+        self.journal.sync()?;
+        self.trees.apply(mutations)?;
+        self.state = state;
+        self.shared.publish(&state);
+        Ok(())
+    }
+
+    fn answer_all(&mut self) {
+        self.replies.drain(..).for_each(Reply::send);
+    }
+
+    fn refuse_all(&mut self, error: &StoreError) {
+        self.replies.drain(..).for_each(|reply| reply.refuse(error));
     }
 
     /// Decides one batch. The inner error refuses the batch alone.

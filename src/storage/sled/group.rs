@@ -10,6 +10,7 @@ use super::keys::{self, STATE_KEY, Tree};
 use super::stored::StoredRecord;
 use super::trees::{Trees, sled_error};
 use crate::article::{ArticleDate, ArticleHead, ArticleKey, Digest, Timestamp};
+use crate::storage::planted::{Fault, planted};
 use crate::storage::record::{EncodedContent, HEADER_BYTES, Stamp};
 use crate::storage::{
     Change, ChangeKind, IngestPosition, IngestStreamId, OutcomeCounts, Precondition, StoreError, StreamState, Write, WriteOutcome,
@@ -126,7 +127,7 @@ impl<'a> Group<'a> {
     pub fn write(&mut self, write: PreparedWrite) -> Result<WriteOutcome, StoreError> {
         let (PreparedWrite::Put { key, .. } | PreparedWrite::Delete { key, .. }) = &write;
         let key_bytes = keys::article_key(key);
-        let entry = match self.entry(key, &key_bytes) {
+        let entry = match self.trees.check_day_in_group(key.date).and_then(|()| self.entry(key, &key_bytes)) {
             Err(StoreError::Damaged { what, detail }) => {
                 tracing::error!(what, detail, "a write was refused because the record that it would replace is damaged");
                 return Ok(Err(WriteRefusal::Damaged));
@@ -233,7 +234,9 @@ impl<'a> Group<'a> {
         self.supersede(&key_bytes, &entry)?;
         let (record, payload) = self.store_record(&key_bytes, &head, content, &stamp)?;
         if kind == ChangeKind::Created {
-            self.set(Tree::Urls, keys::url_index_key(&head.key), Vec::new());
+            if !planted(Fault::IndexEntryLeftOut) {
+                self.set(Tree::Urls, keys::url_index_key(&head.key), Vec::new());
+            }
             self.state.contents.articles += 1;
         }
         self.manifest(head.key.date)?.add(&head);

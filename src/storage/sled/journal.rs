@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::folder::{create_folder, private_file, sync_folder};
+use crate::storage::planted::{Fault, planted};
 use crate::storage::{StoreError, StoreId};
 
 pub use frame::{Frame, Mutation};
@@ -89,9 +90,15 @@ impl Journal {
         self.end - BLOCK as u64
     }
 
-    /// Appends a frame and makes it durable. An `Err` of [`StoreError::DiskFull`] leaves the journal as it was; any other
-    /// leaves it unknown what is on the disk, and nothing may be appended any more.
+    /// Appends a frame and makes it durable; see [`write`](Self::write) and [`sync`](Self::sync).
     pub fn append(&mut self, frame: Frame) -> Result<(), StoreError> {
+        self.write(frame)?;
+        self.sync()
+    }
+
+    /// Writes a frame behind the last. An `Err` of [`StoreError::DiskFull`] leaves the journal as it was; any other leaves it
+    /// unknown what is on the disk, and nothing may be written any more.
+    pub fn write(&mut self, frame: Frame) -> Result<(), StoreError> {
         let bytes = frame.seal(self.number);
         let end = self.end + bytes.len() as u64;
         if end > self.filled && bytes.len() < LARGE_FRAME {
@@ -100,9 +107,17 @@ impl Journal {
         let fail = |error| StoreError::io(format!("cannot write the journal {}", file_name(self.number)), error);
         // Without room a part may be written: no frame, since its checksum fails, and the next one goes over it.
         self.file.write_all_at(&bytes, self.end).map_err(|error| disk_full_or(error, fail))?;
-        self.file.sync_data().map_err(fail)?;
         (self.end, self.filled) = (end, self.filled.max(end));
         Ok(())
+    }
+
+    /// Makes what was written durable. After an `Err` it is unknown what is on the disk, and nothing may be written any more.
+    pub fn sync(&mut self) -> Result<(), StoreError> {
+        if planted(Fault::NoFsync) {
+            return Ok(());
+        }
+        let fail = |error| StoreError::io(format!("cannot sync the journal {}", file_name(self.number)), error);
+        self.file.sync_data().map_err(fail)
     }
 
     /// Fills the file with zeros up to `end`. A disk without room shows here, where no frame is half written yet.

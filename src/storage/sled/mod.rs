@@ -7,6 +7,7 @@
 mod builder;
 mod checkpoint;
 mod committer;
+mod days;
 mod entry;
 mod folder;
 mod group;
@@ -16,9 +17,11 @@ mod pin;
 mod pool;
 mod reader;
 mod reclaim;
+mod room;
 mod shared;
 mod snapshot;
 mod stored;
+mod supervision;
 mod trees;
 mod verify;
 
@@ -26,6 +29,7 @@ pub use builder::{SledBuilder, compact};
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -43,12 +47,14 @@ use self::pool::Pool;
 use self::reclaim::Reclaimer;
 use self::shared::Shared;
 use self::snapshot::SledSnapshot;
+use self::supervision::{PanicWatch, supervised, watch_panics};
 use self::trees::Trees;
 use super::{
-    ArticleStore, Change, CountOfGroup, CountRequest, IngestStreamId, LookupResult, OpenedStream, Page, PendingCommit, ScanRequest,
-    Snapshot, StoreError, StoreHealth, StoreIdentity, StoreOptions, StoreStats, VerifyCursor, VerifyStep, WriteBatch,
+    ArticleStore, Change, CountOfGroup, CountRequest, Durability, IngestStreamId, LookupResult, OpenedStream, Page, PendingCommit,
+    ScanRequest, Snapshot, StoreError, StoreHealth, StoreIdentity, StoreOptions, StoreStats, VerifyCursor, VerifyStep, WriteBatch,
 };
 use crate::article::{ArticleDate, ArticleHead, ArticleKey, CanonicalUrl, StoredArticle, Timestamp};
+use crate::storage::planted::{Fault, planted};
 
 /// Batches that wait for the committer at most: past that, submitting waits.
 const QUEUE_BATCHES: usize = 64;
@@ -63,6 +69,8 @@ pub struct SledStore {
     pool: Pool,
     committer: mpsc::Sender<Command>,
     threads: Mutex<Option<Threads>>,
+    stop_sweep: Arc<AtomicBool>,
+    _panics: PanicWatch,
 }
 
 #[derive(Debug)]
@@ -71,6 +79,7 @@ struct Threads {
     committer: JoinHandle<u64>,
     checkpointer: JoinHandle<()>,
     reclaimer: JoinHandle<()>,
+    sweep: JoinHandle<()>,
 }
 
 impl SledStore {
@@ -81,8 +90,16 @@ impl SledStore {
     /// [`StoreError::CannotOpen`] where the folder is in use, is none of ours or of another version, and
     /// [`StoreError::Damaged`] where something that was acknowledged is missing.
     pub fn open(path: &Path, options: StoreOptions) -> Result<Self, StoreError> {
-        let Parts { folder, trees, journal, state } = Parts::open(path)?;
+        let Parts { folder, trees, journal, state } = Parts::open_supervised(path)?;
         let shared = Arc::new(Shared::new(state));
+        let panics = watch_panics({
+            let shared = Arc::downgrade(&shared);
+            move |text| {
+                if let Some(shared) = shared.upgrade() {
+                    shared.fail(format!("the storage engine panicked: {text}"));
+                }
+            }
+        });
         let (commands, queue) = mpsc::channel(QUEUE_BATCHES);
         // One request waits while one is carried out: a committer that is two checkpoints ahead stops.
         let (checkpoints, requests) = std::sync::mpsc::sync_channel(1);
@@ -100,12 +117,25 @@ impl SledStore {
             shared: Arc::clone(&shared),
             committer: commands.downgrade(),
         };
-        let committer =
-            Committer { trees: Arc::clone(&trees), shared: Arc::clone(&shared), journal, state, checkpoints, epochs: HashMap::new() };
+        let committer = Committer {
+            trees: Arc::clone(&trees),
+            shared: Arc::clone(&shared),
+            journal,
+            state,
+            checkpoints,
+            epochs: HashMap::new(),
+            durability: options.durability,
+            replies: Vec::new(),
+        };
+        let stop_sweep = Arc::new(AtomicBool::new(false));
         let threads = Threads {
             reclaimer: spawn("reclaim", move || reclaimer.run(reclaim_requests))?,
             checkpointer: spawn("checkpoint", move || checkpointer.run(requests))?,
             committer: spawn("committer", move || committer.run(queue))?,
+            sweep: spawn("sweep", {
+                let (trees, stop) = (Arc::clone(&trees), Arc::clone(&stop_sweep));
+                move || days::sweep(&trees, &stop)
+            })?,
         };
         let identity = StoreIdentity {
             engine: "sled",
@@ -113,13 +143,18 @@ impl SledStore {
             format_version: folder::FORMAT_VERSION,
             durability: options.durability,
         };
-        Ok(Self { identity, folder, trees, shared, pool: Pool::new(), committer: commands, threads: Mutex::new(Some(threads)) })
+        let pool = Pool::new(Arc::clone(&shared));
+        let threads = Mutex::new(Some(threads));
+        Ok(Self { identity, folder, trees, shared, pool, committer: commands, threads, stop_sweep, _panics: panics })
     }
 
     async fn read<T: Send + 'static>(
         &self,
         job: impl FnOnce(&Trees, &pool::Cancelled) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
+        if self.identity.durability == Durability::Interval {
+            self.shared.caught_up().await;
+        }
         let trees = Arc::clone(&self.trees);
         self.pool.run(move |cancelled| job(&trees, cancelled)).await
     }
@@ -139,11 +174,17 @@ struct Parts {
 }
 
 impl Parts {
+    fn open_supervised(path: &Path) -> Result<Self, StoreError> {
+        let owned = path.to_owned();
+        supervised(&path.display().to_string(), move || Self::open(&owned))
+    }
+
     fn open(path: &Path) -> Result<Self, StoreError> {
         let folder = Arc::new(Folder::open(path)?);
         let segments = Arc::new(Segments::new(folder.journal_path()));
         let trees = Arc::new(Trees::open(&folder.sled_path(), segments)?);
-        let (journal, state) = recover(&folder, &trees)?;
+        // Where it is refused, sled may be broken, and then its end could wait for ever: it is left behind.
+        let (journal, state) = recover(&folder, &trees).inspect_err(|_| std::mem::forget(Arc::clone(&trees)))?;
         Ok(Self { folder, trees, journal, state })
     }
 }
@@ -161,12 +202,12 @@ fn recover(folder: &Folder, trees: &Trees) -> Result<(Journal, State), StoreErro
         value.map_or(Ok(State::default()), |value| State::decode(&value))
     };
     let found = stored(trees)?.group;
-    if found < checkpoint.group {
+    if found < checkpoint.group && !planted(Fault::SequenceCheckIgnored) {
         let detail = format!("it holds groups up to {found}, but group {} was durable: restore a backup", checkpoint.group);
         return Err(StoreError::damaged(folder.sled_path().display().to_string(), detail));
     }
     let replayed = journal::replay(&folder.journal_path(), folder.store_id(), checkpoint.group, |_, mutations| trees.apply(mutations))?;
-    if replayed.last_group < found {
+    if replayed.last_group < found && !planted(Fault::SequenceCheckIgnored) {
         let detail = format!("it ends with group {}, but group {found} was acknowledged: restore a backup", replayed.last_group);
         return Err(StoreError::damaged(folder.journal_path().display().to_string(), detail));
     }
@@ -176,6 +217,9 @@ fn recover(folder: &Folder, trees: &Trees) -> Result<(Journal, State), StoreErro
     }
     let journal = Journal::create(&folder.journal_path(), folder.store_id(), replayed.next_number, state.group + 1)?;
     check_segments(trees)?;
+    if let Some(wrong) = verify::totals(trees)?.into_iter().next().filter(|_| !planted(Fault::SequenceCheckIgnored)) {
+        return Err(StoreError::damaged(folder.sled_path().display().to_string(), format!("{}: restore a backup", wrong.detail)));
+    }
     Ok((journal, state))
 }
 
@@ -204,8 +248,8 @@ impl ArticleStore for SledStore {
         self.shared.health()
     }
 
-    async fn failed(&self) -> String {
-        self.shared.failed().await
+    async fn health_changed(&self, seen: &StoreHealth) -> StoreHealth {
+        self.shared.health_changed(seen).await
     }
 
     fn sequence(&self) -> u64 {
@@ -316,14 +360,17 @@ impl ArticleStore for SledStore {
         // Where it is closed already, or the committer is gone, there is nobody to tell.
         drop(self.committer.send(Command::Close).await);
         self.pool.close();
+        self.stop_sweep.store(true, Ordering::Relaxed);
+        self.shared.writable().map_err(StoreError::Failed)?;
         let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Threads { committer, checkpointer, reclaimer }) = threads else { return Ok(()) };
+        let Some(Threads { committer, checkpointer, reclaimer, sweep }) = threads else { return Ok(()) };
         let (trees, folder, shared) = (Arc::clone(&self.trees), Arc::clone(&self.folder), Arc::clone(&self.shared));
         let finish = tokio::task::spawn_blocking(move || {
             let ended = |_| StoreError::Failed("a thread of the store panicked".into());
             let segment = committer.join().map_err(ended)?;
             checkpointer.join().map_err(ended)?;
             reclaimer.join().map_err(ended)?;
+            sweep.join().map_err(ended)?;
             shared.writable().map_err(StoreError::Failed)?;
             checkpoint(&trees, &folder, CheckpointRequest { group: shared.group(), segment }).map(drop)
         });

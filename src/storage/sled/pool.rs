@@ -1,11 +1,12 @@
 //! The pool for blocking reads and for compression: bounded, so that a rush of calls queues instead of taking threads.
 
-use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::Semaphore;
 
+use super::shared::Shared;
+use super::supervision::panic_text;
 use crate::storage::StoreError;
 
 /// Blocking jobs at once. More than cores, since some wait for the disk.
@@ -15,6 +16,7 @@ const JOBS: usize = 16;
 #[derive(Debug, Clone)]
 pub struct Pool {
     jobs: Arc<Semaphore>,
+    shared: Arc<Shared>,
 }
 
 /// Tells a job that nobody waits for it any more.
@@ -39,8 +41,9 @@ impl Drop for CancelOnDrop {
 }
 
 impl Pool {
-    pub fn new() -> Self {
-        Self { jobs: Arc::new(Semaphore::new(JOBS)) }
+    /// Its jobs tell the store where they panic.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self { jobs: Arc::new(Semaphore::new(JOBS)), shared }
     }
 
     /// Refuses every later job; those under way finish.
@@ -63,7 +66,11 @@ impl Pool {
         });
         match job.await {
             Ok(result) => result,
-            Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
+            Err(error) if error.is_panic() => {
+                let reason = format!("the storage engine panicked while reading: {}", panic_text(&*error.into_panic()));
+                self.shared.fail(reason.clone());
+                Err(StoreError::Failed(reason))
+            }
             Err(_) => Err(StoreError::Closed),
         }
     }

@@ -18,6 +18,7 @@ impl Trees {
     /// The article under a key.
     pub fn article(&self, key: &ArticleKey) -> Result<Option<StoredArticle>, StoreError> {
         let key_bytes = keys::article_key(key);
+        self.check_day(key.date)?;
         let Some(record) = self.get(Tree::Articles, &key_bytes)? else { return Ok(None) };
         self.decode(key, &key_bytes, record)
     }
@@ -102,6 +103,15 @@ impl Trees {
         Ok((days.len() as u64, span))
     }
 
+    /// Looks at all days from one to another, both included, in whichever order: also at those that seem to hold nothing.
+    fn check_days(&self, one: ArticleDate, other: ArticleDate) -> Result<(), StoreError> {
+        let days = keys::day_key(one.min(other))..=keys::day_key(one.max(other));
+        for entry in self.tree(Tree::Days).range(days).keys() {
+            self.check_day(keys::parse_day_key(&entry.map_err(sled_error)?)?)?;
+        }
+        Ok(())
+    }
+
     /// What the manifest of a day should be, from its articles.
     pub fn manifest_of(&self, date: ArticleDate) -> Result<entry::Manifest, StoreError> {
         let mut manifest = entry::Manifest::default();
@@ -141,6 +151,8 @@ impl Trees {
         mut take: impl FnMut(ArticleKey, &[u8], sled::IVec) -> Result<(Option<T>, bool), StoreError>,
     ) -> Result<Page<T>, StoreError> {
         let mut items = Vec::new();
+        let (first, last) = request.days();
+        let mut day = first;
         for range in self.ranges(request)? {
             cancelled.check()?;
             let mut entries = self.tree(Tree::Articles).range::<Vec<u8>, _>(range?);
@@ -151,12 +163,19 @@ impl Trees {
             while let Some(entry) = next() {
                 let (key_bytes, record) = entry.map_err(sled_error)?;
                 let key = keys::parse_article_key(&key_bytes)?;
+                if day != key.date || items.is_empty() {
+                    self.check_days(day, key.date)?;
+                    day = key.date;
+                }
                 let (item, room) = take(key.clone(), &key_bytes, record)?;
                 items.extend(item);
                 if items.len() >= request.limit || !room {
                     return Ok(Page { items, next: Some(key) });
                 }
             }
+        }
+        if request.filter.dates.from <= request.filter.dates.to {
+            self.check_days(day, last)?;
         }
         Ok(Page { items, next: None })
     }

@@ -14,18 +14,54 @@ pub struct Shared {
     state: Mutex<State>,
     sequence: AtomicU64,
     health: watch::Sender<StoreHealth>,
+    /// The last group that writers were told of, which may be before readers see it.
+    acknowledged: AtomicU64,
+    /// The last group that readers see.
+    published: watch::Sender<u64>,
 }
 
 impl Shared {
     pub fn new(state: State) -> Self {
         let sequence = AtomicU64::new(state.contents.last_sequence);
-        Self { state: Mutex::new(state), sequence, health: watch::Sender::new(StoreHealth::Serving) }
+        let (acknowledged, published) = (AtomicU64::new(state.group), watch::Sender::new(state.group));
+        Self { state: Mutex::new(state), sequence, health: watch::Sender::new(StoreHealth::Serving), acknowledged, published }
     }
 
     /// Makes a group known that readers see from now on.
     pub fn publish(&self, state: &State) {
         *self.lock() = *state;
         self.sequence.store(state.contents.last_sequence, Ordering::Release);
+        self.published.send_replace(state.group);
+    }
+
+    /// Notes that writers are being told of a group.
+    pub fn acknowledge(&self, group: u64) {
+        self.acknowledged.store(group, Ordering::Release);
+    }
+
+    /// Returns when readers see everything that writers were told of so far.
+    pub async fn caught_up(&self) {
+        let acknowledged = self.acknowledged.load(Ordering::Acquire);
+        let mut published = self.published.subscribe();
+        // The sender lives as long as this does.
+        drop(published.wait_for(|group| *group >= acknowledged).await);
+    }
+
+    /// Notes whether there is room to write.
+    pub fn set_full(&self, full: bool) {
+        self.health.send_if_modified(|health| {
+            let changed = match (&*health, full) {
+                (StoreHealth::Serving, true) => Some(StoreHealth::Full),
+                (StoreHealth::Full, false) => Some(StoreHealth::Serving),
+                _ => None,
+            };
+            match &changed {
+                Some(StoreHealth::Full) => tracing::warn!("the disk is full: writes are refused, reads go on"),
+                Some(_) => tracing::info!("there is room on the disk again"),
+                None => {}
+            }
+            changed.map(|changed| *health = changed).is_some()
+        });
     }
 
     /// The number of the latest change that readers see.
@@ -47,18 +83,20 @@ impl Shared {
     pub fn fail(&self, reason: String) {
         tracing::error!(reason, "the store has failed and writes no more");
         self.health.send_if_modified(|health| {
-            let first = *health == StoreHealth::Serving;
+            let first = !matches!(health, StoreHealth::Failed(_));
             if first {
                 *health = StoreHealth::Failed(reason);
             }
             first
         });
+        // Nobody is to wait for what will never be seen.
+        self.published.send_replace(u64::MAX);
     }
 
     /// Whether writing goes on; the reason where it does not.
     pub fn writable(&self) -> Result<(), String> {
         match self.health() {
-            StoreHealth::Serving => Ok(()),
+            StoreHealth::Serving | StoreHealth::Full => Ok(()),
             StoreHealth::Failed(reason) => Err(reason),
         }
     }
@@ -67,16 +105,14 @@ impl Shared {
         self.health.borrow().clone()
     }
 
-    /// Returns once the store has failed.
-    pub async fn failed(&self) -> String {
+    /// Returns once the health is another than this one.
+    pub async fn health_changed(&self, seen: &StoreHealth) -> StoreHealth {
         let mut health = self.health.subscribe();
-        loop {
-            if let StoreHealth::Failed(reason) = &*health.borrow_and_update() {
-                return reason.clone();
-            }
-            if health.changed().await.is_err() {
-                return std::future::pending().await;
-            }
+        let changed = health.wait_for(|health| health != seen).await.map(|health| health.clone());
+        match changed {
+            Ok(health) => health,
+            // The sender lives as long as this does.
+            Err(_) => std::future::pending().await,
         }
     }
 

@@ -7,11 +7,13 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::days::DayChecks;
 use super::entry::SegmentUsage;
 use super::folder::{create_folder, folder_bytes, sync_folder};
 use super::journal::{Mutation, Segments};
 use super::keys::Tree;
 use super::pin::Pins;
+use super::room;
 use crate::storage::StoreError;
 
 /// Bytes of pages that sled keeps in memory. It looks at what to let go only once 64 pages of one of its 256 lists were
@@ -28,6 +30,7 @@ pub struct Trees {
     trees: [sled::Tree; Tree::ALL.len()],
     segments: Arc<Segments>,
     pins: Pins,
+    day_checks: DayChecks,
     /// Held while a group is applied: who holds it sees whole groups.
     applying: Mutex<()>,
     /// A handle of our own on sled's file: the only way to sync it for certain and to hear of a failed write-back.
@@ -48,7 +51,16 @@ impl Trees {
         let trees = Tree::ALL.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
         let trees = trees.try_into().map_err(|_| StoreError::damaged("sled", "a tree is missing"))?;
         let file = File::open(path.join("db")).map_err(|error| StoreError::io(format!("cannot open {}/db", path.display()), error))?;
-        Ok(Self { path: path.to_owned(), db, trees, segments, pins: Pins::default(), applying: Mutex::default(), file })
+        Ok(Self {
+            path: path.to_owned(),
+            db,
+            trees,
+            segments,
+            pins: Pins::default(),
+            day_checks: DayChecks::default(),
+            applying: Mutex::default(),
+            file,
+        })
     }
 
     /// One of the trees.
@@ -78,6 +90,17 @@ impl Trees {
             let (key, value) = entry.map_err(sled_error)?;
             Ok(sum + SegmentUsage::decode(&key, &value)?.live_bytes)
         })
+    }
+
+    /// What is known of the days.
+    pub fn day_checks(&self) -> &DayChecks {
+        &self.day_checks
+    }
+
+    /// Checks that there is room for a group of so many bytes in a segment of so many, and for what sled makes of it.
+    pub fn check_room(&self, segment_bytes: u64, group_bytes: u64) -> Result<(), StoreError> {
+        let file = self.file.metadata().map_err(|error| StoreError::io(format!("cannot look at {}/db", self.path.display()), error))?;
+        room::check(&self.path, file.len(), segment_bytes, group_bytes)
     }
 
     /// What snapshots hold back.

@@ -49,6 +49,11 @@ impl Frame {
         Self { group, bytes }
     }
 
+    /// About how many bytes it takes.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// The bytes for the file with this number, padded to whole blocks.
     pub(super) fn seal(mut self, number: u64) -> Vec<u8> {
         let header = FrameHeader { content_bytes: (self.bytes.len() - HEADER_BYTES) as u32, group: self.group };
