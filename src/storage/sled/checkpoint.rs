@@ -60,7 +60,7 @@ impl Checkpointer {
                         self.tell_committer(Command::Checkpoint);
                     }
                     seen = group;
-                    if self.shared.health() == StoreHealth::Full && self.trees.check_room(0, 0).is_ok() {
+                    if self.shared.health() == StoreHealth::Full && self.trees.check_room(0, 0, true).is_ok() {
                         self.shared.set_full(false);
                     }
                 }

@@ -166,7 +166,7 @@ impl Committer {
     /// # Errors
     /// [`StoreError::DiskFull`] where nothing was done; where the store can write no more for any other.
     fn carry_out(&mut self, decided: Decided) -> Result<(), StoreError> {
-        let Decided { mutations, payloads, state } = decided;
+        let Decided { mutations, payloads, state, grows } = decided;
         let frame = Frame::new(state.group, &payloads, &mutations);
         drop(payloads);
         if planted(Fault::AcknowledgeEarly) {
@@ -176,7 +176,7 @@ impl Committer {
             self.trees.apply(mutations.clone())?;
             self.shared.publish(&state);
         }
-        self.trees.check_room(self.journal.bytes(), frame.len() as u64)?;
+        self.trees.check_room(self.journal.bytes(), frame.len() as u64, grows)?;
         self.journal.write(frame)?;
         if self.durability == Durability::Interval {
             self.shared.acknowledge(state.group);

@@ -91,6 +91,8 @@ pub struct Decided {
     pub payloads: Vec<Vec<u8>>,
     /// The state afterwards.
     pub state: State,
+    /// Whether it stores something new; otherwise it is the kind of group that gives space back.
+    pub grows: bool,
 }
 
 /// A group that is being decided.
@@ -100,6 +102,7 @@ pub struct Group<'a> {
     now: Timestamp,
     mutations: Vec<Mutation>,
     payloads: Vec<Vec<u8>>,
+    grows: bool,
     /// Where the next payload will stand.
     next_payload: Location,
     entries: HashMap<Vec<u8>, Entry>,
@@ -117,7 +120,7 @@ impl<'a> Group<'a> {
     pub fn new(trees: &'a Trees, state: State, next_payload: Location) -> Self {
         let (entries, additions, purged, manifests, usages, positions) = Default::default();
         let (mutations, payloads, now) = (Vec::new(), Vec::new(), Timestamp::now());
-        Self { trees, state, now, mutations, payloads, next_payload, entries, additions, purged, manifests, usages, positions }
+        Self { trees, state, now, mutations, payloads, grows: false, next_payload, entries, additions, purged, manifests, usages, positions }
     }
 
     /// Decides one write.
@@ -198,7 +201,7 @@ impl<'a> Group<'a> {
         self.state.group += 1;
         // Last, so that sled's state never claims a group of which something is missing.
         self.set(Tree::State, STATE_KEY.to_vec(), self.state.encode());
-        Some(Decided { mutations: self.mutations, payloads: self.payloads, state: self.state })
+        Some(Decided { mutations: self.mutations, payloads: self.payloads, state: self.state, grows: self.grows })
     }
 
     fn put(
@@ -307,6 +310,7 @@ impl<'a> Group<'a> {
         let payload = content.into_payload();
         let bytes = payload.len() as u64;
         let location = self.place(payload)?;
+        self.grows = true;
         let record = StoredRecord::encode(&header, location);
         self.set(Tree::Articles, key_bytes.to_vec(), record.clone());
         Ok((record.into(), Payload { location, bytes }))

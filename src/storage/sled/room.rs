@@ -7,7 +7,9 @@ use std::path::Path;
 use crate::storage::StoreError;
 
 /// What is left free for sled, which writes behind the journal, and for checkpoints.
-const RESERVE_BYTES: u64 = 32 << 20;
+const RESERVE_BYTES: u64 = 8 << 20;
+/// What is left free beside that for deleting and for giving space back, which need room themselves.
+const RECLAIM_BYTES: u64 = 24 << 20;
 /// sled's file may grow by so much between two looks.
 const FILE_STEP_BYTES: u64 = 16 << 20;
 
@@ -15,10 +17,11 @@ const FILE_STEP_BYTES: u64 = 16 << 20;
 ///
 /// # Errors
 /// [`StoreError::DiskFull`] where the disk, or the size that a file of this process may have, does not allow it.
-pub fn check(folder: &Path, sled_file_bytes: u64, segment_bytes: u64, group_bytes: u64) -> Result<(), StoreError> {
+pub fn check(folder: &Path, sled_file_bytes: u64, segment_bytes: u64, group_bytes: u64, grows: bool) -> Result<(), StoreError> {
     let disk = rustix::fs::statvfs(folder).map_err(|error| StoreError::io("cannot ask for the room on the disk", error.into()))?;
+    let reserve = if grows { RESERVE_BYTES + RECLAIM_BYTES } else { RESERVE_BYTES };
     // As much again for sled as for the journal.
-    if disk.f_bavail.saturating_mul(disk.f_frsize) < RESERVE_BYTES + 2 * group_bytes {
+    if disk.f_bavail.saturating_mul(disk.f_frsize) < reserve + 2 * group_bytes {
         return Err(StoreError::DiskFull);
     }
     let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
@@ -36,7 +39,7 @@ mod tests {
     #[test]
     fn what_no_disk_holds_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(check(folder.path(), 0, 0, 1 << 50).is_err());
-        assert!(check(folder.path(), 0, 0, 1 << 10).is_ok());
+        assert!(check(folder.path(), 0, 0, 1 << 50, true).is_err());
+        assert!(check(folder.path(), 0, 0, 1 << 10, true).is_ok());
     }
 }

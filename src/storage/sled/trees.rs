@@ -97,10 +97,11 @@ impl Trees {
         &self.day_checks
     }
 
-    /// Checks that there is room for a group of so many bytes in a segment of so many, and for what sled makes of it.
-    pub fn check_room(&self, segment_bytes: u64, group_bytes: u64) -> Result<(), StoreError> {
+    /// Checks that there is room for a group of so many bytes in a segment of so many, and for what sled makes of it. One that
+    /// does not grow the store may take more of what is kept free.
+    pub fn check_room(&self, segment_bytes: u64, group_bytes: u64, grows: bool) -> Result<(), StoreError> {
         let file = self.file.metadata().map_err(|error| StoreError::io(format!("cannot look at {}/db", self.path.display()), error))?;
-        room::check(&self.path, file.len(), segment_bytes, group_bytes)
+        room::check(&self.path, file.len(), segment_bytes, group_bytes, grows)
     }
 
     /// What snapshots hold back.
