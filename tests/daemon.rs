@@ -280,4 +280,23 @@ async fn files_go_in_and_come_out_byte_for_byte() {
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(errors.contains("bad.ndjson:2:") && errors.contains("bad.ndjson:3:") && errors.contains("INVALID_DATE"), "{errors}");
     assert!(String::from_utf8_lossy(&output.stdout).contains("1 created"), "{output:?}");
+
+    // A bad file among good ones, the first of them too, stops none.
+    let mixed = folder.path().join("mixed");
+    std::fs::create_dir(&mixed).unwrap();
+    for (name, text) in [
+        ("a.txt", "no header\nT\nL\nB"),
+        ("b.txt", " date 2024-05-01 https://example.com/b\nT"),
+        ("c.txt", " date 2024-05-99 https://example.com/c\nT"),
+        ("d.txt", "\u{feff}"),
+        ("e.txt", " date 2024-05-01 https://example.com/e\nT"),
+    ] {
+        std::fs::write(mixed.join(name), text).unwrap();
+    }
+    let output = dateline(&["ingest", mixed.to_str().unwrap(), "--server", server]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(["a.txt:1", "c.txt:1", "d.txt:1"].iter().all(|place| errors.contains(place)), "{errors}");
+    assert!(!errors.contains("b.txt") && !errors.contains("e.txt"), "{errors}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("2 created"), "{output:?}");
 }

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
@@ -62,8 +63,12 @@ pub async fn run(args: IngestArgs) -> Result<(), CommandError> {
     let client = args.server.connect().await?;
     let mut run =
         Run { client, started: Instant::now(), counts: v1::OutcomeCounts::default(), malformed: 0, unreadable: 0, problems: 0, skipped: 0 };
-    for file in &files {
-        run.file(file, args.stream.as_deref()).await?;
+    let mut rest = &files[..];
+    while let Some(first) = rest.first() {
+        // Seed text holds one article a file: what comes one after the other shares a stream.
+        let together = rest.iter().take_while(|file| is_seed(file)).count().max(1);
+        run.files(first, &rest[1..together], args.stream.as_deref()).await?;
+        rest = &rest[together..];
     }
     run.report(args.json)?;
     if run.problems > 0 {
@@ -92,7 +97,8 @@ struct Chunk {
 }
 
 impl Run {
-    async fn file(&mut self, path: &Path, stream: Option<&str>) -> Result<(), CommandError> {
+    /// Stores the articles of a file, and those of more files in the same format.
+    async fn files(&mut self, path: &Path, more: &[PathBuf], stream: Option<&str>) -> Result<(), CommandError> {
         let is_stdin = path.as_os_str() == "-";
         let name = if is_stdin { STDIN.into() } else { path.display().to_string() };
         let opening = path.to_owned();
@@ -104,7 +110,10 @@ impl Run {
             Err(error) => {
                 self.unreadable += 1;
                 self.problem(None, &error.to_string());
-                return Ok(());
+                return match more.split_first() {
+                    Some((next, rest)) => Box::pin(self.files(next, rest, stream)).await,
+                    None => Ok(()),
+                };
             }
         };
         let format = reader.format();
@@ -121,10 +130,12 @@ impl Run {
             }
             opened => opened?,
         };
-        let bar = progress_bar(path, &name);
-        let position = reader.progress();
+        let bar = progress_bar(path, &name, more.len());
+        let files_read = Arc::new(AtomicU64::new(0));
+        let position = if more.is_empty() { reader.progress() } else { Arc::clone(&files_read) };
         let (chunks, mut read) = mpsc::channel(4);
-        let reading = tokio::task::spawn_blocking(move || read_chunks(reader, &chunks));
+        let more = more.to_owned();
+        let reading = tokio::task::spawn_blocking(move || read_chunks(reader, more, &files_read, &chunks));
         if opened.next_item > 0 {
             bar.suspend(|| eprintln!("dateline: {name}: going on after {} articles that an earlier run stored", opened.next_item));
             self.skipped += opened.next_item;
@@ -260,23 +271,42 @@ impl Run {
     }
 }
 
-/// Reads to the end and hands over what it finds in chunks; stops where nobody takes them any more.
-fn read_chunks(mut reader: ArticleReader, chunks: &mpsc::Sender<Chunk>) {
+/// Whether a file holds seed text, as its name says.
+fn is_seed(path: &Path) -> bool {
+    path.file_name().and_then(|name| Format::of_name(&name.to_string_lossy())) == Some(Format::Seed)
+}
+
+/// Reads one file after the other to its end and hands over what it finds in chunks; stops where nobody takes them any more.
+fn read_chunks(reader: ArticleReader, files: Vec<PathBuf>, files_read: &AtomicU64, chunks: &mpsc::Sender<Chunk>) {
+    let opened = files.iter().map(|path| ArticleReader::open(path));
+    let mut readers = std::iter::once(Ok(reader)).chain(opened).inspect(|_| _ = files_read.fetch_add(1, Ordering::Relaxed));
+    let mut articles = None;
+    let mut next = || loop {
+        match &mut articles {
+            None => match readers.next()? {
+                Ok(reader) => articles = Some(reader),
+                Err(error) => return Some((Err(error), true)),
+            },
+            Some(reader) => match reader.next() {
+                Some(found) => return Some((found, false)),
+                None => articles = None,
+            },
+        }
+    };
     let mut more = true;
     while more {
         let mut chunk = Chunk { articles: Vec::new(), problems: Vec::new(), malformed: 0, unreadable: 0 };
         let mut bytes = 0;
         while more && chunk.articles.len() < MESSAGE_ARTICLES && bytes < MESSAGE_BYTES && chunk.problems.len() < MESSAGE_ARTICLES {
-            match reader.next() {
+            match next() {
                 None => more = false,
-                Some(Ok(found)) => {
+                Some((Ok(found), _)) => {
                     let draft = &found.draft;
                     bytes += draft.title.len() + draft.lead.len() + draft.body.len() + draft.url.len();
                     chunk.articles.push((found.location, to_wire(found.draft)));
                 }
-                Some(Err(error)) => {
-                    more = !error.is_fatal();
-                    *if more { &mut chunk.malformed } else { &mut chunk.unreadable } += 1;
+                Some((Err(error), unopened)) => {
+                    *if unopened || error.is_fatal() { &mut chunk.unreadable } else { &mut chunk.malformed } += 1;
                     chunk.problems.push(error.to_string());
                 }
             }
@@ -300,12 +330,14 @@ fn stream_name(path: &Path) -> std::io::Result<String> {
     Ok(format!("file-{}", digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect::<String>()))
 }
 
-fn progress_bar(path: &Path, name: &str) -> ProgressBar {
-    let bytes = fs::metadata(path).map(|file| file.len()).ok();
-    let (bar, template) = match bytes {
-        Some(bytes) => (ProgressBar::new(bytes), "{prefix} {wide_bar} {percent:>3} %  {msg}  {eta} left"),
+/// Counts the bytes of a file, or where there are more the files.
+fn progress_bar(path: &Path, name: &str, more: usize) -> ProgressBar {
+    let total = if more > 0 { Some(more as u64 + 1) } else { fs::metadata(path).map(|file| file.len()).ok() };
+    let name = if more > 0 { format!("{} files", more + 1) } else { name.to_owned() };
+    let (bar, template) = match total {
+        Some(total) => (ProgressBar::new(total), "{prefix} {wide_bar} {percent:>3} %  {msg}  {eta} left"),
         None => (ProgressBar::new_spinner(), "{prefix} {spinner} {msg}"),
     };
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    bar.with_style(style).with_prefix(name.to_owned())
+    bar.with_style(style).with_prefix(name)
 }

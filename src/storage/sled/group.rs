@@ -120,7 +120,21 @@ impl<'a> Group<'a> {
     pub fn new(trees: &'a Trees, state: State, next_payload: Location) -> Self {
         let (entries, additions, purged, manifests, usages, positions) = Default::default();
         let (mutations, payloads, now) = (Vec::new(), Vec::new(), Timestamp::now());
-        Self { trees, state, now, mutations, payloads, grows: false, next_payload, entries, additions, purged, manifests, usages, positions }
+        Self {
+            trees,
+            state,
+            now,
+            mutations,
+            payloads,
+            grows: false,
+            next_payload,
+            entries,
+            additions,
+            purged,
+            manifests,
+            usages,
+            positions,
+        }
     }
 
     /// Decides one write.
