@@ -3,6 +3,7 @@
 //! The thread reads such a segment frame by frame, and has the committer write what is still in use once more, a little at a
 //! time, among the writes of everybody else. Whoever reads meanwhile finds the record pointing to one copy or the other.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
@@ -64,12 +65,14 @@ impl Reclaimer {
 
     fn empty(&self, segment: u64) -> Result<(), StoreError> {
         let mut reader = SegmentReader::open(&self.trees.segments().path(segment), self.folder.store_id(), segment)?;
-        let (mut step, mut bytes) = (Vec::new(), 0);
+        // By their places: several mutations lead to one payload where its article was written again in the same segment, and
+        // what is moved twice counts as gone twice.
+        let (mut step, mut bytes) = (BTreeMap::new(), 0);
         while let Some(mutations) = reader.next_group()? {
             for mutation in mutations {
                 if let Some(relocation) = self.relocation(segment, &mutation)? {
                     bytes += relocation.payload.len();
-                    step.push(relocation);
+                    step.insert(relocation.from.offset, relocation);
                 }
                 if bytes >= STEP_BYTES {
                     self.relocate(std::mem::take(&mut step))?;
@@ -80,12 +83,27 @@ impl Reclaimer {
         self.relocate(step)
     }
 
-    /// What a mutation of a segment put there and is still in use; nothing where it was replaced or deleted since.
+    /// What a mutation of a segment put there and is still in use, as what it was put or, where the article was written again
+    /// since, as an earlier revision. Nothing where it was deleted.
     fn relocation(&self, segment: u64, mutation: &Mutation) -> Result<Option<Relocation>, StoreError> {
-        let Mutation { tree: tree @ (Tree::Articles | Tree::Revisions), key, value: Some(_) } = mutation else { return Ok(None) };
         self.shared.writable().map_err(StoreError::Failed)?;
-        let Some(value) = self.trees.get(*tree, key)? else { return Ok(None) };
-        let article = if *tree == Tree::Articles { keys::parse_article_key(key) } else { keys::parse_revision_key(key) }?;
+        match mutation {
+            Mutation { tree: Tree::Revisions, key, value: Some(_) } => self.in_use(segment, Tree::Revisions, key),
+            Mutation { tree: Tree::Articles, key, value: Some(written) } => match self.in_use(segment, Tree::Articles, key)? {
+                None => match StoredRecord::decode(&keys::parse_article_key(key)?, written) {
+                    Ok(written) => self.in_use(segment, Tree::Revisions, &keys::revision_key(key, written.header.head().revision)),
+                    Err(_) => Ok(None),
+                },
+                found => Ok(found),
+            },
+            _ => Ok(None),
+        }
+    }
+
+    /// The payload of a record, where there is such a record and its payload is in the segment.
+    fn in_use(&self, segment: u64, tree: Tree, key: &[u8]) -> Result<Option<Relocation>, StoreError> {
+        let Some(value) = self.trees.get(tree, key)? else { return Ok(None) };
+        let article = if tree == Tree::Articles { keys::parse_article_key(key) } else { keys::parse_revision_key(key) }?;
         // Damage is for verification to find; the segment stays for as long as anything points to it.
         let Ok(StoredRecord { header, location }) = StoredRecord::decode(&article, &value) else { return Ok(None) };
         if location.segment != segment {
@@ -93,17 +111,66 @@ impl Reclaimer {
         }
         let payload = self.trees.segments().read(location, header.payload_bytes())?;
         let intact = payload.filter(|payload| header.matches(payload));
-        Ok(intact.map(|payload| Relocation { tree: *tree, key: key.clone(), value, from: location, payload }))
+        Ok(intact.map(|payload| Relocation { tree, key: key.to_vec(), value, from: location, payload }))
     }
 
-    fn relocate(&self, relocations: Vec<Relocation>) -> Result<(), StoreError> {
-        if relocations.is_empty() {
+    fn relocate(&self, step: BTreeMap<u64, Relocation>) -> Result<(), StoreError> {
+        if step.is_empty() {
             return Ok(());
         }
+        let relocations = step.into_values().collect();
         let (reply, done) = oneshot::channel();
         let committer = self.committer.upgrade().ok_or(StoreError::Closed)?;
         committer.blocking_send(Command::Relocate { relocations, reply }).map_err(|_| StoreError::Closed)?;
         drop(committer);
         done.blocking_recv().unwrap_or(Err(StoreError::Closed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::article::{Article, ArticleDraft, Limits};
+    use crate::storage::sled::SledStore;
+    use crate::storage::{ArticleStore as _, Precondition, StoreOptions, Write, WriteBatch};
+
+    fn article(path: &str, body: &str) -> Article {
+        let url = format!("https://example.com{path}");
+        let draft = ArticleDraft { date: "2024-05-01".into(), url, body: body.into(), ..ArticleDraft::default() };
+        draft.validate(&Limits::default()).unwrap()
+    }
+
+    async fn put(store: &SledStore, path: &str, body: &str) {
+        let writes = vec![Write::put(article(path, body))];
+        store.write(WriteBatch { writes, stream: None }).await.unwrap().outcomes.remove(0).unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn everything_that_is_in_use_moves_and_nothing_moves_twice() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SledStore::open(folder.path(), StoreOptions::default()).unwrap();
+        for (path, body) in [("/stays", "1"), ("/twice", "1"), ("/twice", "2"), ("/replaced", "1"), ("/deleted", "1")] {
+            put(&store, path, body).await;
+        }
+        store.close().await.unwrap();
+        drop(store);
+        // Opening goes on in the next segment.
+        let store = SledStore::open(folder.path(), StoreOptions::default()).unwrap();
+        put(&store, "/replaced", "2").await;
+        let key = article("/deleted", "1").key().clone();
+        let writes = vec![Write::Delete { key, precondition: Precondition::None }];
+        store.write(WriteBatch { writes, stream: None }).await.unwrap().outcomes.remove(0).unwrap();
+        let live = |segment| store.trees.segment_usage(segment).unwrap().live_bytes;
+        let (old, new) = (live(1), live(2));
+        assert!(old > 0 && new > 0);
+
+        let (trees, folder, shared) = (Arc::clone(&store.trees), Arc::clone(&store.folder), Arc::clone(&store.shared));
+        let reclaimer = Reclaimer { trees, folder, shared, committer: store.committer.downgrade() };
+        tokio::task::spawn_blocking(move || reclaimer.empty(1)).await.unwrap().unwrap();
+        assert_eq!((live(1), live(2)), (0, old + new));
+        for expected in [article("/stays", "1"), article("/twice", "2"), article("/replaced", "2")] {
+            assert_eq!(store.article(expected.key()).await.unwrap().unwrap().article, expected);
+        }
+        store.close().await.unwrap();
     }
 }
