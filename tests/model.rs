@@ -11,119 +11,18 @@ mod expected;
 mod image;
 #[path = "model/operation.rs"]
 mod operation;
+#[path = "model/reclaim.rs"]
+mod reclaim;
+#[path = "model/run.rs"]
+mod run;
 
-use std::collections::VecDeque;
-use std::path::PathBuf;
-
-use dateline::storage::sled::SledStore;
-use dateline::storage::{ArticleStore as _, PendingCommit, StoreOptions};
+use dateline::storage::ArticleStore as _;
 use proptest::prelude::*;
-use tempfile::TempDir;
 
-use expected::Model;
-use image::Image;
-use operation::{Batch, Operation, Question, STREAMS, operations, stream_id};
+use operation::{Operation, Question, operations};
+use run::Run;
 
-/// A store in a folder, and what it should hold.
-struct Run {
-    folder: TempDir,
-    path: PathBuf,
-    store: Option<SledStore>,
-    model: Model,
-}
-
-impl Run {
-    fn begin() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("0");
-        Self { store: Some(SledStore::open(&path, StoreOptions::default()).unwrap()), folder, path, model: Model::default() }
-    }
-
-    fn store(&self) -> &SledStore {
-        self.store.as_ref().unwrap()
-    }
-
-    fn reopen(&mut self, path: PathBuf) {
-        // Whoever holds the old one holds the folder's lock.
-        self.store = None;
-        self.store = Some(SledStore::open(&path, StoreOptions::default()).unwrap());
-        self.path = path;
-    }
-
-    async fn carry_out(&mut self, number: usize, operation: Operation) {
-        match operation {
-            Operation::Write(batch) => {
-                let outcome = self.store().write(self.model.clone().plan(&batch)).await;
-                self.model.carry_out(&batch, outcome);
-            }
-            Operation::Open(stream) => self.model.opened(stream, self.store().open_stream(&stream_id(stream)).await.unwrap()),
-            Operation::Restart => {
-                let before = self.store().stats().await.unwrap().contents;
-                self.store().close().await.unwrap();
-                self.reopen(self.path.clone());
-                assert_eq!(self.store().stats().await.unwrap().contents, before);
-                self.model.reopened();
-            }
-            Operation::Crash { batches, acknowledged, submitted } => {
-                let (image, states) = self.write_and_take_image(&batches, acknowledged, submitted).await;
-                self.store().close().await.unwrap();
-                let path = self.folder.path().join((number + 1).to_string());
-                image.restore(&path);
-                self.reopen(path);
-                self.recognise(&states[acknowledged..]).await;
-            }
-        }
-    }
-
-    /// Submits batches and takes an image of the folder meanwhile. Gives it with what the store should hold after each number
-    /// of batches.
-    async fn write_and_take_image(&self, batches: &[Batch], acknowledged: usize, submitted: usize) -> (Image, Vec<Model>) {
-        let mut planned = self.model.clone();
-        let mut pending = VecDeque::new();
-        let mut states = vec![self.model.clone()];
-        for batch in &batches[..submitted] {
-            pending.push_back(self.store().submit(planned.plan(batch)).await.unwrap());
-        }
-        self.wait_for(batches, &mut states, &mut pending, acknowledged).await;
-        let path = self.path.clone();
-        let image = tokio::task::spawn_blocking(move || Image::take(&path));
-        for batch in &batches[submitted..] {
-            pending.push_back(self.store().submit(planned.plan(batch)).await.unwrap());
-        }
-        self.wait_for(batches, &mut states, &mut pending, batches.len()).await;
-        (image.await.unwrap(), states)
-    }
-
-    /// Waits until so many batches are acknowledged.
-    async fn wait_for(&self, batches: &[Batch], states: &mut Vec<Model>, pending: &mut VecDeque<PendingCommit>, count: usize) {
-        while states.len() <= count {
-            let number = states.len() - 1;
-            let outcome = pending.pop_front().unwrap().await;
-            let mut after = states[number].clone();
-            after.carry_out(&batches[number], outcome);
-            states.push(after);
-        }
-    }
-
-    /// Finds out after how many batches a crash came. It must be one of these states, streams included.
-    async fn recognise(&mut self, states: &[Model]) {
-        let mut opened = Vec::new();
-        for stream in 0..STREAMS {
-            opened.push(self.store().open_stream(&stream_id(stream)).await.unwrap());
-        }
-        let sequence = self.store().sequence();
-        let fits = |state: &&Model| {
-            state.sequence() == sequence && opened.iter().enumerate().all(|(stream, opened)| state.is_at(stream, opened.position))
-        };
-        let found = states.iter().find(fits);
-        let known: Vec<u64> = states.iter().map(Model::sequence).collect();
-        self.model = found.unwrap_or_else(|| panic!("change {sequence} is the end of no batch: {known:?} are; {opened:?}")).clone();
-        self.model.reopened();
-        opened.into_iter().enumerate().for_each(|(stream, opened)| self.model.opened(stream, opened));
-    }
-}
-
-async fn run(operations: Vec<(Operation, Vec<Question>)>) {
+async fn compare(operations: Vec<(Operation, Vec<Question>)>) {
     let mut run = Run::begin();
     for (number, (operation, questions)) in operations.into_iter().enumerate() {
         run.carry_out(number, operation).await;
@@ -136,7 +35,7 @@ async fn run(operations: Vec<(Operation, Vec<Question>)>) {
 /// Enough to be quick, unless more are asked for.
 fn config() -> ProptestConfig {
     let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
-    if std::env::var_os("PROPTEST_CASES").is_some() { config } else { ProptestConfig { cases: 12, ..config } }
+    if std::env::var_os("PROPTEST_CASES").is_some() { config } else { ProptestConfig { cases: 24, ..config } }
 }
 
 proptest! {
@@ -145,6 +44,6 @@ proptest! {
     #[test]
     fn the_store_does_what_maps_do(operations in operations()) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        runtime.block_on(run(operations));
+        runtime.block_on(compare(operations));
     }
 }

@@ -15,6 +15,7 @@ const BLOCK: usize = 4096;
 const TRIES: usize = 1000;
 
 /// The files of a folder by their paths within it.
+#[derive(PartialEq, Eq)]
 pub struct Image(BTreeMap<PathBuf, Vec<u8>>);
 
 impl Image {
