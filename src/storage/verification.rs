@@ -73,6 +73,8 @@ finding_kinds! {
     EntryDamaged = "ENTRY_DAMAGED";
     /// The totals are not those of what is there.
     TotalsWrong = "TOTALS_WRONG";
+    /// What is noted of the use of a part of the journal is not what the records say.
+    SegmentUsageWrong = "SEGMENT_USAGE_WRONG";
     /// A part of the journal cannot be read.
     JournalDamaged = "JOURNAL_DAMAGED";
 }

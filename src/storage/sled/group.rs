@@ -344,6 +344,7 @@ impl<'a> Group<'a> {
     /// Notes that no record points to a payload any more.
     fn release(&mut self, payload: Payload) -> Result<(), StoreError> {
         let usage = self.usage(payload.location.segment)?;
+        debug_assert!(usage.live_bytes >= payload.bytes, "a payload of segment {} was released twice", payload.location.segment);
         usage.live_bytes = usage.live_bytes.saturating_sub(payload.bytes);
         Ok(())
     }

@@ -3,9 +3,10 @@
 //! A step looks at a page without stopping anybody. What looks wrong is looked at again between two groups, since the trees are
 //! in disagreement while a group is applied.
 
+use std::collections::HashMap;
 use std::ops::Bound;
 
-use super::entry::{self, Manifest, State, Tombstone};
+use super::entry::{self, Manifest, SegmentUsage, State, Tombstone};
 use super::folder::Folder;
 use super::journal::SegmentReader;
 use super::keys::{self, STATE_KEY, Tree};
@@ -19,7 +20,7 @@ const STEP_ENTRIES: usize = 1000;
 const STEP_BYTES: usize = 4 << 20;
 
 /// The parts in their order; a cursor holds the place in this list.
-const PARTS: [Part; 9] = [
+const PARTS: [Part; 10] = [
     Part::Tree(Tree::Articles),
     Part::Tree(Tree::Revisions),
     Part::Tree(Tree::Tombstones),
@@ -28,6 +29,7 @@ const PARTS: [Part; 9] = [
     Part::Tree(Tree::Days),
     Part::Tree(Tree::Streams),
     Part::Totals,
+    Part::Usage,
     Part::Journal,
 ];
 
@@ -35,6 +37,7 @@ const PARTS: [Part; 9] = [
 enum Part {
     Tree(Tree),
     Totals,
+    Usage,
     Journal,
 }
 
@@ -61,6 +64,7 @@ pub fn step(trees: &Trees, folder: &Folder, cursor: Option<VerifyCursor>) -> Res
         None => (Vec::new(), None),
         Some(Part::Tree(tree)) => step_of_tree(trees, *tree, &mut cursor)?,
         Some(Part::Totals) => (trees.between_groups(totals)?, None),
+        Some(Part::Usage) => (usage(trees)?, None),
         Some(Part::Journal) => step_of_journal(trees, folder, &mut cursor)?,
     };
     cursor.findings += findings.len() as u64;
@@ -224,6 +228,38 @@ pub fn totals(trees: &Trees) -> Result<Vec<Finding>, StoreError> {
     };
     let findings = [wrong("articles", contents.articles, articles), wrong("changes", contents.last_sequence, last)];
     Ok(findings.into_iter().flatten().collect())
+}
+
+/// What is noted of the use of segments against what the records say: a segment that counts as unused is removed. Nothing can be
+/// said where something is written meanwhile.
+fn usage(trees: &Trees) -> Result<Vec<Finding>, StoreError> {
+    let before = state(trees)?.group;
+    let mut found: HashMap<u64, u64> = HashMap::new();
+    for tree in [Tree::Articles, Tree::Revisions] {
+        for entry in trees.tree(tree).iter() {
+            let (key, value) = entry.map_err(sled_error)?;
+            let article = if tree == Tree::Articles { keys::parse_article_key(&key) } else { keys::parse_revision_key(&key) };
+            // What cannot be read is a finding of its own.
+            if let Ok(StoredRecord { header, location }) = article.and_then(|article| StoredRecord::decode(&article, &value)) {
+                *found.entry(location.segment).or_default() += header.payload_bytes() as u64;
+            }
+        }
+    }
+    let mut findings = Vec::new();
+    for entry in trees.tree(Tree::Segments).iter() {
+        let (key, value) = entry.map_err(sled_error)?;
+        let noted = SegmentUsage::decode(&key, &value).map(|usage| usage.live_bytes);
+        let found = key[..].try_into().ok().and_then(|key| found.remove(&u64::from_be_bytes(key))).unwrap_or(0);
+        if noted.as_ref().ok() != Some(&found) {
+            let detail = format!("of segment {:?} {found} bytes are in use, and noted is {noted:?}", &key[..]);
+            findings.push(Finding { kind: FindingKind::SegmentUsageWrong, key: None, detail });
+        }
+    }
+    findings.extend(found.into_iter().map(|(segment, bytes)| {
+        let detail = format!("of segment {segment} {bytes} bytes are in use, and nothing is noted");
+        Finding { kind: FindingKind::SegmentUsageWrong, key: None, detail }
+    }));
+    if state(trees)?.group == before { Ok(findings) } else { Ok(Vec::new()) }
 }
 
 /// Reads the frames of the next segment that is complete.
