@@ -3,6 +3,7 @@
 mod daemon {
     mod drain;
     pub mod harness;
+    mod older_files;
 }
 
 use daemon::harness::{Daemon, article, dateline, key};

@@ -215,11 +215,12 @@ fn recover(folder: &Folder, trees: &Trees) -> Result<(Journal, State), StoreErro
     if replayed.applied > 0 {
         tracing::info!(groups = replayed.applied, "applied what the journal held since the last checkpoint");
     }
-    let journal = Journal::create(&folder.journal_path(), folder.store_id(), replayed.next_number, state.group + 1)?;
     check_segments(trees)?;
     if let Some(wrong) = verify::totals(trees)?.into_iter().next().filter(|_| !planted(Fault::SequenceCheckIgnored)) {
         return Err(StoreError::damaged(folder.sled_path().display().to_string(), format!("{}: restore a backup", wrong.detail)));
     }
+    // Only now: a segment that is missing must not be taken for the new one.
+    let journal = Journal::create(&folder.journal_path(), folder.store_id(), replayed.next_number, state.group + 1)?;
     Ok((journal, state))
 }
 

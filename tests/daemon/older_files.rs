@@ -1,0 +1,112 @@
+//! Files that came back older than they were, or not at all: the daemon says so, and answers nothing as if it were whole.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::Stdio;
+
+use super::harness::{Daemon, article, dateline};
+use crate::{get, put, reason};
+use dateline::client::v1;
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in from.read_dir().unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+async fn store(daemon: &Daemon, number: usize) {
+    let stored = article("2024-05-01", &format!("https://example.com/{number}"), "T", "B");
+    put(daemon, stored, None).await.unwrap();
+}
+
+/// Starts a daemon on a folder that it must refuse, and gives what it says.
+fn refused(data: &Path) -> String {
+    // One that is not refused says that it listens, and would go on for ever.
+    let mut daemon = dateline(&["serve", "--listen", "127.0.0.1:0", "--data", data.to_str().unwrap()]);
+    let mut daemon = daemon.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let listening = BufReader::new(daemon.stdout.take().unwrap()).lines().map_while(Result::ok).any(|line| line.contains("listening"));
+    if listening {
+        daemon.kill().unwrap();
+    }
+    let output = daemon.wait_with_output().unwrap();
+    assert!(!listening, "it was not refused: {output:?}");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_that_is_older_than_the_rest_is_refused() {
+    let mut daemon = Daemon::start().await;
+    store(&daemon, 1).await;
+    daemon.terminate();
+    assert!(daemon.ended().success());
+    let older = tempfile::tempdir().unwrap();
+    copy(&daemon.data(), older.path());
+    daemon.start_again().await;
+    store(&daemon, 2).await;
+    daemon.terminate();
+    assert!(daemon.ended().success());
+    let newer = tempfile::tempdir().unwrap();
+    copy(&daemon.data(), newer.path());
+
+    for part in ["sled", "journal"] {
+        let mixed = tempfile::tempdir().unwrap();
+        copy(newer.path(), mixed.path());
+        std::fs::remove_dir_all(mixed.path().join(part)).unwrap();
+        copy(&older.path().join(part), &mixed.path().join(part));
+        let said = refused(mixed.path());
+        assert!(said.contains(part) && said.contains("restore a backup"), "{part}: {said}");
+    }
+    // Without its text there is no article, however whole the rest is.
+    let without_journal = tempfile::tempdir().unwrap();
+    copy(newer.path(), without_journal.path());
+    std::fs::remove_dir_all(without_journal.path().join("journal")).unwrap();
+    assert!(refused(without_journal.path()).contains("restore a backup"));
+    daemon.start_again().await;
+    assert_eq!(daemon.stream(None, v1::SortOrder::Ascending).await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_day_from_which_an_article_is_missing_is_data_loss() {
+    let mut daemon = Daemon::start().await;
+    for day in ["2024-05-01", "2024-05-02", "2024-05-03"] {
+        for path in ["a", "b"] {
+            put(&daemon, article(day, &format!("https://example.com/{path}"), "T", "B"), None).await.unwrap();
+        }
+    }
+    daemon.terminate();
+    assert!(daemon.ended().success());
+    let db = sled::open(daemon.data().join("sled")).unwrap();
+    let articles = db.open_tree("articles").unwrap();
+    // The second day's first article, with its checksum and all.
+    let (lost, _) = articles.iter().nth(2).unwrap().unwrap();
+    assert!(articles.remove(lost).unwrap().is_some());
+    db.flush().unwrap();
+    drop((articles, db));
+
+    daemon.start_again().await;
+    for day in ["2024-05-01", "2024-05-03"] {
+        assert_eq!(get(&daemon, day, "https://example.com/a").await.unwrap().title, "T");
+    }
+    for path in ["a", "b"] {
+        assert_eq!(reason(get(&daemon, "2024-05-02", &format!("https://example.com/{path}")).await), "RECORD_DAMAGED");
+    }
+    let again = article("2024-05-02", "https://example.com/a", "T", "B");
+    assert_eq!(reason(put(&daemon, again, None).await), "RECORD_DAMAGED");
+    for order in [v1::SortOrder::Ascending, v1::SortOrder::Descending] {
+        let request = v1::ListArticlesRequest { order: order.into(), ..Default::default() };
+        assert_eq!(reason(daemon.client.list_articles(request).await), "RECORD_DAMAGED");
+    }
+    let filter = |day: &str| Some(v1::ArticleFilter { start_date: day.into(), end_date: day.into(), scope: None });
+    for (day, found) in [("2024-05-01", true), ("2024-05-02", false), ("2024-05-03", true)] {
+        let listed = daemon.client.list_articles(v1::ListArticlesRequest { filter: filter(day), ..Default::default() }).await;
+        assert_eq!(listed.is_ok(), found, "{day}: {listed:?}");
+    }
+}
