@@ -184,6 +184,10 @@ fn describe_store(error: &StoreError) -> (Code, &'static str, String) {
             let text = "this ingest stream was opened by a newer connection, which goes on with it";
             (Code::FailedPrecondition, "STREAM_TAKEN_OVER", text.into())
         }
+        StoreError::StreamInterrupted => {
+            let text = "an earlier item of this ingest stream was not stored: open the stream again, and go on from where it is then";
+            (Code::Unavailable, "STREAM_INTERRUPTED", text.into())
+        }
         StoreError::SnapshotTooOld => {
             let text = "too much was written while the backup was read: take it again at a quieter time, or read it faster";
             (Code::Aborted, "SNAPSHOT_TOO_OLD", text.into())

@@ -207,6 +207,13 @@ pub struct IngestPosition {
     pub update_time: Timestamp,
 }
 
+impl StreamAdvance {
+    /// Whether a batch of so many writes goes on where the stream is.
+    pub(crate) fn continues(&self, position: &IngestPosition, writes: usize) -> bool {
+        self.next_item.checked_sub(writes as u64 + self.rejected) == Some(position.next_item)
+    }
+}
+
 /// Whether an ingest stream goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StreamState {
@@ -232,7 +239,8 @@ pub struct StreamAdvance {
     pub id: IngestStreamId,
     /// The opening that the batch belongs to.
     pub epoch: u64,
-    /// The number of the next item after the batch.
+    /// The number of the next item after the batch. Its items (the writes and the rejected ones) follow those of the batch
+    /// before it without a gap.
     pub next_item: u64,
     /// How many of the items since the last batch were rejected before they came here.
     pub rejected: u64,

@@ -86,8 +86,9 @@ impl State {
         let WriteBatch { writes, stream } = batch;
         if let Some(advance) = &stream {
             let current = self.streams.get(&advance.id).filter(|opened| opened.epoch == advance.epoch);
-            if current.is_none_or(|opened| opened.position.state == StreamState::Finished) {
-                return Err(StoreError::StreamTakenOver);
+            let current = current.filter(|opened| opened.position.state == StreamState::Open).ok_or(StoreError::StreamTakenOver)?;
+            if !advance.continues(&current.position, writes.len()) {
+                return Err(StoreError::StreamInterrupted);
             }
         }
         let now = Timestamp::now();

@@ -91,8 +91,8 @@ pub trait ArticleStore: Send + Sync + 'static {
     /// carried out in order. The position of its ingest stream becomes durable together with them.
     ///
     /// # Errors
-    /// [`StoreError::DiskFull`], and [`StoreError::StreamTakenOver`] where the batch's stream was opened again since; the
-    /// whole batch is not written then.
+    /// [`StoreError::DiskFull`], [`StoreError::StreamTakenOver`] where the batch's stream was opened again since, and
+    /// [`StoreError::StreamInterrupted`] where it does not go on where the stream is; the whole batch is not written then.
     async fn submit(&self, batch: WriteBatch) -> Result<PendingCommit, StoreError>;
 
     /// Opens an ingest stream, new or known, and fences off whoever opened it before: batches of theirs that were not

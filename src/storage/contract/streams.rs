@@ -11,6 +11,7 @@ use crate::storage::{
 pub async fn check(store: &dyn ArticleStore) -> Result<(), Violation> {
     positions_go_with_batches(store).await?;
     an_opening_fences_off_those_before(store).await?;
+    a_batch_goes_on_where_its_stream_is(store).await?;
     a_finished_stream_takes_no_more(store).await
 }
 
@@ -127,6 +128,21 @@ async fn an_opening_fences_off_those_before(store: &dyn ArticleStore) -> Result<
         .or_violation("the latest opening writes")?;
     let counts = OutcomeCounts { created: 11, ..counts };
     position_is(store, &id, &outcome, (11, counts, StreamState::Open)).await.map(drop)
+}
+
+async fn a_batch_goes_on_where_its_stream_is(store: &dyn ArticleStore) -> Result<(), Violation> {
+    let (site, id) = (Site::new()?, new_id()?);
+    let epoch = open(store, &id).await?.epoch;
+    let promise = "a batch that leaves a gap in its stream, or goes over items again, is refused as a whole";
+    let articles = [site.article("/a", "a")?, site.article("/b", "b")?];
+    for (next_item, rejected) in [(3, 0), (1, 0), (2, 1), (0, 0)] {
+        let outcome = write(store, &articles, StreamAdvance { rejected, ..advance(&id, epoch, next_item) }).await;
+        holds(promise, matches!(outcome, Err(StoreError::StreamInterrupted)), || format!("{next_item}, {rejected}: {outcome:?}"))?;
+        same(promise, &store.article(articles[0].key()).await.or_violation(promise)?, &None)?;
+    }
+    let outcome = write(store, &articles, advance(&id, epoch, 2)).await.or_violation("the batch that goes on is written")?;
+    let counts = OutcomeCounts { created: 2, ..OutcomeCounts::default() };
+    position_is(store, &id, &outcome, (2, counts, StreamState::Open)).await.map(drop)
 }
 
 async fn a_finished_stream_takes_no_more(store: &dyn ArticleStore) -> Result<(), Violation> {

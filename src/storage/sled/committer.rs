@@ -202,8 +202,13 @@ impl Committer {
         // Before any write is decided: a refused batch leaves nothing behind in the group.
         if let Some(advance) = &batch.stream {
             let current = self.epochs.get(&advance.id) == Some(&advance.epoch);
-            if !current || group.position(&advance.id)?.state == StreamState::Finished {
+            let position = group.position(&advance.id)?;
+            if !current || position.state == StreamState::Finished {
                 return Ok(Err(StoreError::StreamTakenOver));
+            }
+            // Several batches are on their way at once: where one found no room, those behind it are not to jump over its items.
+            if !advance.continues(&position, batch.writes.len()) {
+                return Ok(Err(StoreError::StreamInterrupted));
             }
         }
         let outcomes = batch.writes.into_iter().map(|write| group.write(write)).collect::<Result<Vec<_>, _>>()?;
