@@ -46,7 +46,15 @@ impl Trees {
             .mode(sled::Mode::HighThroughput)
             .cache_capacity(CACHE_BYTES)
             .flush_every_ms(Some(FLUSH_EVERY_MS));
+        let conf = path.join("conf");
+        let new = !conf.exists();
         let db = config.open().map_err(sled_error)?;
+        if new {
+            // sled writes it once, syncs it never, and opens nothing without it.
+            let synced = File::open(&conf).and_then(|conf| conf.sync_all());
+            synced.map_err(|error| StoreError::io(format!("cannot sync {}", conf.display()), error))?;
+            sync_folder(path)?;
+        }
         let open = |tree: Tree| db.open_tree(tree.name()).map_err(sled_error);
         let trees = Tree::ALL.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
         let trees = trees.try_into().map_err(|_| StoreError::damaged("sled", "a tree is missing"))?;
