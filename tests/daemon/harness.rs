@@ -74,10 +74,15 @@ impl Daemon {
         BufReader::new(self.process.stderr.take().unwrap()).lines().map_while(Result::ok)
     }
 
-    /// Ends it without any warning and starts it again.
-    pub async fn kill_and_restart(&mut self) {
+    /// Ends it without any warning.
+    pub fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
+    }
+
+    /// Ends it without any warning and starts it again.
+    pub async fn kill_and_restart(&mut self) {
+        self.kill();
         self.start_again().await;
     }
 

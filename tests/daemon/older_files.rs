@@ -110,3 +110,43 @@ async fn a_day_from_which_an_article_is_missing_is_data_loss() {
         assert_eq!(listed.is_ok(), found, "{day}: {listed:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acknowledged_end_that_is_missing_is_refused_and_a_lost_checkpoint_is_not() {
+    let mut daemon = Daemon::start().await;
+    for number in 0..5 {
+        store(&daemon, number).await;
+    }
+    daemon.kill();
+    let killed = tempfile::tempdir().unwrap();
+    copy(&daemon.data(), killed.path());
+    let segment = killed.path().join("journal").read_dir().unwrap().next().unwrap().unwrap().path();
+    let whole = std::fs::read(&segment).unwrap();
+    let last = whole.iter().rposition(|byte| *byte != 0).unwrap();
+
+    // Bytes of the last frame: it looks torn, but it was acknowledged.
+    for at in [last, last - 100] {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 1;
+        std::fs::write(&segment, damaged).unwrap();
+        assert!(refused(killed.path()).contains("restore a backup"), "{at}");
+    }
+    std::fs::write(&segment, &whole[..last - 50]).unwrap();
+    assert!(refused(killed.path()).contains("restore a backup"));
+    std::fs::remove_file(&segment).unwrap();
+    assert!(refused(killed.path()).contains("restore a backup"));
+
+    // What sled wrote before its first checkpoint may be anything after a loss of power: the journal holds everything.
+    for name in ["db", "conf"] {
+        std::fs::write(daemon.data().join("sled").join(name), "nonsense").unwrap();
+    }
+    daemon.start_again().await;
+    assert_eq!(daemon.stream(None, v1::SortOrder::Ascending).await.len(), 5);
+    daemon.terminate();
+    assert!(daemon.ended().success());
+    // The journal holds everything still, and so does sled.
+    std::fs::remove_file(daemon.data().join("CHECKPOINT")).unwrap();
+    daemon.start_again().await;
+    assert_eq!(daemon.stream(None, v1::SortOrder::Ascending).await.len(), 5);
+    assert!(!daemon.data().join("sled.aside").exists());
+}

@@ -16,6 +16,7 @@ use super::group::{Decided, Group, PreparedWrite, Relocation};
 use super::journal::{Frame, Journal};
 use super::shared::Shared;
 use super::supervision::panic_text;
+use super::synced::SyncedNote;
 use super::trees::Trees;
 use crate::storage::planted::{Fault, planted};
 use crate::storage::{BatchOutcome, Durability, IngestStreamId, OpenedStream, StoreError, StreamAdvance, StreamState};
@@ -61,6 +62,7 @@ pub struct Committer {
     pub trees: Arc<Trees>,
     pub shared: Arc<Shared>,
     pub journal: Journal,
+    pub synced: SyncedNote,
     pub state: State,
     pub checkpoints: std::sync::mpsc::SyncSender<CheckpointRequest>,
     /// The latest opening of each ingest stream since this process began.
@@ -183,6 +185,7 @@ impl Committer {
             self.answer_all();
         }
         self.journal.sync()?;
+        self.synced.write(state.group)?;
         self.trees.apply(mutations)?;
         self.state = state;
         self.shared.publish(&state);

@@ -5,6 +5,7 @@
 //! | `LOCK` | held while a process has the folder open |
 //! | `STORE` | which store this is and in which format; written once |
 //! | `CHECKPOINT` | up to which group sled alone is complete |
+//! | `SYNCED` | up to which group the journal was synced, as far as is known |
 //! | `VERIFIED` | when everything was last looked at without a finding; missing where it never was |
 //! | `journal/` | the groups since then, and the payloads of all records |
 //! | `sled/` | the trees |
@@ -83,9 +84,24 @@ impl Folder {
         self.path.join("sled")
     }
 
+    /// Where sled's files are put out of the way.
+    pub fn aside_path(&self) -> PathBuf {
+        self.path.join("sled.aside")
+    }
+
     /// Where the journal's files are.
     pub fn journal_path(&self) -> PathBuf {
         self.path.join("journal")
+    }
+
+    /// Where it is noted how far the journal was synced.
+    pub fn synced_path(&self) -> PathBuf {
+        self.path.join("SYNCED")
+    }
+
+    /// Whether there was a checkpoint yet: before, nothing that sled holds is durable, and the journal holds everything.
+    pub fn has_checkpoint(&self) -> bool {
+        self.path.join("CHECKPOINT").exists()
     }
 
     /// The checkpoint, the zeroth where there was none yet.

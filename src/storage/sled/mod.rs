@@ -22,6 +22,7 @@ mod shared;
 mod snapshot;
 mod stored;
 mod supervision;
+mod synced;
 mod trees;
 mod verify;
 
@@ -48,6 +49,7 @@ use self::reclaim::Reclaimer;
 use self::shared::Shared;
 use self::snapshot::SledSnapshot;
 use self::supervision::{PanicWatch, supervised, watch_panics};
+use self::synced::SyncedNote;
 use self::trees::Trees;
 use super::{
     ArticleStore, Change, CountOfGroup, CountRequest, Durability, IngestStreamId, LookupResult, OpenedStream, Page, PendingCommit,
@@ -90,7 +92,7 @@ impl SledStore {
     /// [`StoreError::CannotOpen`] where the folder is in use, is none of ours or of another version, and
     /// [`StoreError::Damaged`] where something that was acknowledged is missing.
     pub fn open(path: &Path, options: StoreOptions) -> Result<Self, StoreError> {
-        let Parts { folder, trees, journal, state } = Parts::open_supervised(path)?;
+        let Parts { folder, trees, journal, synced, state } = Parts::open_supervised(path)?;
         let shared = Arc::new(Shared::new(state));
         let panics = watch_panics({
             let shared = Arc::downgrade(&shared);
@@ -121,6 +123,7 @@ impl SledStore {
             trees: Arc::clone(&trees),
             shared: Arc::clone(&shared),
             journal,
+            synced,
             state,
             checkpoints,
             epochs: HashMap::new(),
@@ -170,6 +173,7 @@ struct Parts {
     folder: Arc<Folder>,
     trees: Arc<Trees>,
     journal: Journal,
+    synced: SyncedNote,
     state: State,
 }
 
@@ -182,10 +186,20 @@ impl Parts {
     fn open(path: &Path) -> Result<Self, StoreError> {
         let folder = Arc::new(Folder::open(path)?);
         let segments = Arc::new(Segments::new(folder.journal_path()));
+        if !folder.has_checkpoint() {
+            // What sled has written since the store began was never synced: after a loss of power it may be anything.
+            set_aside(&folder.sled_path(), &folder.aside_path())?;
+        }
         let trees = Arc::new(Trees::open(&folder.sled_path(), segments)?);
         // Where it is refused, sled may be broken, and then its end could wait for ever: it is left behind.
-        let (journal, state) = recover(&folder, &trees).inspect_err(|_| std::mem::forget(Arc::clone(&trees)))?;
-        Ok(Self { folder, trees, journal, state })
+        let recovered = recover(&folder, &trees).inspect_err(|_| std::mem::forget(Arc::clone(&trees)));
+        if recovered.is_err() && folder.aside_path().exists() {
+            // The journal does not hold everything after all: what sled has stays for whoever can make sense of it.
+            set_back(&folder.sled_path(), &folder.aside_path())?;
+        }
+        let (journal, synced, state) = recovered?;
+        remove_folder(&folder.aside_path())?;
+        Ok(Self { folder, trees, journal, synced, state })
     }
 }
 
@@ -195,7 +209,7 @@ fn spawn<T: Send + 'static>(name: &str, run: impl FnOnce() -> T + Send + 'static
 }
 
 /// Applies the journal after the last checkpoint, checks that nothing acknowledged is missing, and begins a new journal file.
-fn recover(folder: &Folder, trees: &Trees) -> Result<(Journal, State), StoreError> {
+fn recover(folder: &Folder, trees: &Trees) -> Result<(Journal, SyncedNote, State), StoreError> {
     let checkpoint = folder.checkpoint()?;
     let stored = |trees: &Trees| {
         let value = trees.get(Tree::State, STATE_KEY)?;
@@ -207,8 +221,10 @@ fn recover(folder: &Folder, trees: &Trees) -> Result<(Journal, State), StoreErro
         return Err(StoreError::damaged(folder.sled_path().display().to_string(), detail));
     }
     let replayed = journal::replay(&folder.journal_path(), folder.store_id(), checkpoint.group, |_, mutations| trees.apply(mutations))?;
-    if replayed.last_group < found && !planted(Fault::SequenceCheckIgnored) {
-        let detail = format!("it ends with group {}, but group {found} was acknowledged: restore a backup", replayed.last_group);
+    let synced = SyncedNote::open(&folder.synced_path(), folder.store_id())?;
+    let acknowledged = found.max(synced.read());
+    if replayed.last_group < acknowledged && !planted(Fault::SequenceCheckIgnored) {
+        let detail = format!("it ends with group {}, but group {acknowledged} was acknowledged: restore a backup", replayed.last_group);
         return Err(StoreError::damaged(folder.journal_path().display().to_string(), detail));
     }
     let state = stored(trees)?;
@@ -221,7 +237,34 @@ fn recover(folder: &Folder, trees: &Trees) -> Result<(Journal, State), StoreErro
     }
     // Only now: a segment that is missing must not be taken for the new one.
     let journal = Journal::create(&folder.journal_path(), folder.store_id(), replayed.next_number, state.group + 1)?;
-    Ok((journal, state))
+    Ok((journal, synced, state))
+}
+
+/// Puts a folder out of the way until what takes its place is known to be whole. What was put there before goes back first: then
+/// that was never known.
+fn set_aside(path: &Path, aside: &Path) -> Result<(), StoreError> {
+    if aside.exists() {
+        set_back(path, aside)?;
+    }
+    if path.exists() { move_folder(path, aside) } else { Ok(()) }
+}
+
+fn set_back(path: &Path, aside: &Path) -> Result<(), StoreError> {
+    remove_folder(path)?;
+    move_folder(aside, path)
+}
+
+fn move_folder(from: &Path, to: &Path) -> Result<(), StoreError> {
+    std::fs::rename(from, to).map_err(|error| StoreError::io(format!("cannot move {} to {}", from.display(), to.display()), error))
+}
+
+fn remove_folder(path: &Path) -> Result<(), StoreError> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(StoreError::io(format!("cannot remove {}", path.display()), error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Checks that every segment is there of which payloads are in use.
