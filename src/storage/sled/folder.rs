@@ -175,10 +175,15 @@ fn checked_line<'a>(text: &'a str, start: &str) -> Option<&'a str> {
     if format!("{:016x}", xxh3_64(line.as_bytes())) == checksum { line.strip_prefix(start) } else { None }
 }
 
-/// Creates a folder, and those above it, that only its owner can enter.
+/// Creates a folder, and those above it, that only its owner can enter, and makes their names durable.
 pub fn create_folder(path: &Path) -> Result<(), StoreError> {
+    let missing: Vec<_> = path.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists()).collect();
     let created = DirBuilder::new().recursive(true).mode(0o700).create(path);
-    created.map_err(|error| StoreError::io(format!("cannot create the folder {}", path.display()), error))
+    created.map_err(|error| StoreError::io(format!("cannot create the folder {}", path.display()), error))?;
+    missing.into_iter().try_for_each(|folder| match folder.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => sync_folder(parent),
+        _ => sync_folder(Path::new(".")),
+    })
 }
 
 /// Opens a file that, where it is created, only its owner can read.
