@@ -5,6 +5,7 @@
 //!
 //! * [`article`]: the domain. What an article is, what identifies it, how large it may be. No I/O.
 //! * [`storage`]: what a store promises, the engine on disk, and the reference engine.
+//! * [`backup`]: backup files: everything that a store holds, in a format that no engine has a part in.
 //! * [`formats`]: readers and writers of article files.
 //! * [`config`], [`shutdown`], [`telemetry`]: what the daemon is told, how it stops, what it logs.
 //! * [`grpc`]: the services of `proto/dateline/v1`, on top of any store.
@@ -13,6 +14,7 @@
 //! * [`cli`]: the commands, one file each.
 
 pub mod article;
+pub mod backup;
 pub mod cli;
 pub mod client;
 pub mod config;

@@ -48,14 +48,15 @@ const TOP_LEVEL: &[&str] = &[
 const MODULES: &[(&str, &[&str])] = &[
     ("article", &[]),
     ("storage", &["article"]),
+    ("backup", &["storage", "article"]),
     ("formats", &["article"]),
-    ("grpc", &["storage", "article"]),
+    ("grpc", &["backup", "storage", "article"]),
     ("config", &["article", "storage"]),
     ("shutdown", &["article", "storage"]),
     ("telemetry", &["article", "storage"]),
     ("server", &["grpc", "storage", "article", "config", "shutdown", "telemetry"]),
     ("client", &["grpc", "article"]),
-    ("cli", &["article", "storage", "formats", "grpc", "config", "shutdown", "telemetry", "server", "client"]),
+    ("cli", &["article", "storage", "backup", "formats", "grpc", "config", "shutdown", "telemetry", "server", "client"]),
 ];
 
 /// Crates, with all whose names continue theirs after a `_` (`tonic_types`), that only some places may name.
