@@ -1,18 +1,19 @@
-//! The contract suite on every engine.
+//! The contract suite on every engine, and what one engine holds in another.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use dateline::storage::contract;
+use dateline::backup::{BackupReader, BackupWriter};
 use dateline::storage::memory::MemoryStore;
 use dateline::storage::sled::SledStore;
-use dateline::storage::{ArticleStore, StoreHealth, StoreOptions};
+use dateline::storage::{self, ArticleStore, Contents, SnapshotInfo, SnapshotItem, StoreError, StoreHealth, StoreOptions, contract};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_reference_engine_keeps_its_promises() {
     let store: Arc<dyn ArticleStore> = Arc::new(MemoryStore::new().unwrap());
     assert_eq!((store.identity().engine, store.identity().format_version), ("memory", 1));
     passes(&store).await;
+    is_rebuilt(&*store, handed_over).await;
     closes(&store).await;
 }
 
@@ -37,9 +38,58 @@ async fn sled_keeps_its_promises_and_its_articles() {
     // Closing was checked with one article of its own.
     assert_eq!(after.len(), before.len() + 1);
     passes(&store).await;
+    is_rebuilt(&*store, through_a_backup).await;
     closes(&store).await;
     drop(store);
     no_blobs(folder.path());
+}
+
+/// The items of a snapshot in pages that have nothing to do with those in which they came.
+fn handed_over(_: &SnapshotInfo, items: Vec<SnapshotItem>) -> Vec<Vec<SnapshotItem>> {
+    items.chunks(7).map(<[_]>::to_vec).collect()
+}
+
+/// The same items, written to a backup and read from it.
+fn through_a_backup(info: &SnapshotInfo, items: Vec<SnapshotItem>) -> Vec<Vec<SnapshotItem>> {
+    let mut writer = BackupWriter::begin(info).unwrap();
+    items.iter().for_each(|item| writer.add(item).unwrap());
+    writer.finish().unwrap();
+    let backup = writer.take(usize::MAX);
+    let mut reader = BackupReader::open(&backup[..]).unwrap();
+    assert_eq!(reader.info(), info);
+    std::iter::from_fn(|| reader.next_block().unwrap()).collect()
+}
+
+/// A new store that is built of a snapshot of this one holds the same, is another store, and works as one.
+async fn is_rebuilt(store: &dyn ArticleStore, pages: fn(&SnapshotInfo, Vec<SnapshotItem>) -> Vec<Vec<SnapshotItem>>) {
+    let (info, items) = contract::snapshot_of(store).await.unwrap();
+    let pages = pages(&info, items);
+    let parent = tempfile::tempdir().unwrap();
+    let place = parent.path().join("rebuilt");
+
+    let less = Contents { articles: info.contents.articles - 1, ..info.contents };
+    let refused = build(&place, pages.clone(), less).await;
+    assert!(matches!(refused, Err(StoreError::Damaged { .. })), "{refused:?}");
+    assert_eq!(parent.path().read_dir().unwrap().count(), 0, "what does not become a store leaves nothing behind");
+    build(&place, pages, info.contents).await.unwrap();
+
+    let rebuilt = open(&place).await;
+    assert_ne!(rebuilt.identity().store_id, info.store_id);
+    contract::check_rebuilt(store, &*rebuilt).await.unwrap();
+    passes(&rebuilt).await;
+    closes(&rebuilt).await;
+    let again = build(&place, Vec::new(), Contents::default()).await;
+    assert!(matches!(again, Err(StoreError::CannotOpen(_))), "{again:?}");
+}
+
+async fn build(place: &Path, pages: Vec<Vec<SnapshotItem>>, contents: Contents) -> Result<(), StoreError> {
+    let place = place.to_owned();
+    let built = tokio::task::spawn_blocking(move || {
+        let mut builder = storage::build(&place, None)?;
+        pages.into_iter().try_for_each(|page| builder.add(page))?;
+        builder.finish(&contents)
+    });
+    built.await.unwrap()
 }
 
 async fn open(folder: &Path) -> Arc<dyn ArticleStore> {

@@ -11,6 +11,7 @@ mod log;
 mod lookups;
 mod pages;
 mod scans;
+mod snapshots;
 mod streams;
 mod texts;
 mod writes;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{ArticleStore, Direction, Precondition, WriteOutcome};
+use super::{ArticleStore, Direction, Precondition, SnapshotInfo, SnapshotItem, WriteOutcome};
 use crate::article::{Article, ArticleDate, ArticleKey, Etag, Filter, StoredArticle};
 
 pub use engine::Engine;
@@ -109,7 +110,24 @@ pub async fn check_engine(store: Arc<dyn ArticleStore>) -> Result<(), Violation>
     pages::check(&*store).await?;
     log::check(&*store).await?;
     streams::check(&*store).await?;
-    concurrency::check(store).await
+    concurrency::check(Arc::clone(&store)).await?;
+    snapshots::check(store).await
+}
+
+/// Everything that a snapshot of an engine gives.
+///
+/// # Errors
+/// Where the snapshot breaks a promise of its own: order, and totals.
+pub async fn snapshot_of(store: &dyn ArticleStore) -> Result<(SnapshotInfo, Vec<SnapshotItem>), Violation> {
+    snapshots::snapshot_of(store).await
+}
+
+/// Checks that a store that was built of another one's snapshot gives the same snapshot again. Nobody may write meanwhile.
+///
+/// # Errors
+/// The first difference.
+pub async fn check_rebuilt(original: &dyn ArticleStore, rebuilt: &dyn ArticleStore) -> Result<(), Violation> {
+    snapshots::check_rebuilt(original, rebuilt).await
 }
 
 /// Closes an engine and checks what closing promises: what was submitted is carried out, and every later call is refused.

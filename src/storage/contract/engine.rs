@@ -161,6 +161,8 @@ pub async fn check_closing(store: &dyn ArticleStore) -> Result<(), Violation> {
         ("write", store.write(batch([Write::put(article)])).await.err()),
         ("open_stream", store.open_stream(&stream).await.err()),
         ("changes", store.changes(0, 1).await.err()),
+        ("snapshot", store.snapshot().await.err()),
+        ("verify", store.verify(None).await.err()),
         ("stats", store.stats().await.err()),
     ];
     for (call, error) in calls {
