@@ -6,7 +6,9 @@ use std::sync::Arc;
 use dateline::backup::{BackupReader, BackupWriter};
 use dateline::storage::memory::MemoryStore;
 use dateline::storage::sled::SledStore;
-use dateline::storage::{self, ArticleStore, Contents, SnapshotInfo, SnapshotItem, StoreError, StoreHealth, StoreOptions, contract};
+use dateline::storage::{
+    self, ArticleStore, Contents, Durability, SnapshotInfo, SnapshotItem, StoreError, StoreHealth, StoreOptions, contract,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_reference_engine_keeps_its_promises() {
@@ -42,6 +44,20 @@ async fn sled_keeps_its_promises_and_its_articles() {
     closes(&store).await;
     drop(store);
     no_blobs(folder.path());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sled_keeps_its_promises_when_it_acknowledges_early() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    let options = StoreOptions { durability: Durability::Interval };
+    let opened = tokio::task::spawn_blocking(move || SledStore::open(&path, options)).await.unwrap();
+    let store: Arc<dyn ArticleStore> = Arc::new(opened.unwrap());
+    assert_eq!(store.identity().durability, Durability::Interval);
+    for _ in 0..3 {
+        passes(&store).await;
+    }
+    closes(&store).await;
 }
 
 /// The items of a snapshot in pages that have nothing to do with those in which they came.

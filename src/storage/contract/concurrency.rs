@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 
 use super::Violation;
-use super::kit::{OrViolation as _, Site, batch, holds, same, unexpected};
+use super::kit::{OrViolation as _, Site, batch, holds, same, sequence, unexpected};
 use crate::article::ArticleKey;
 use crate::storage::{ArticleStore, BatchOutcome, ChangeKind, Precondition, Write, WriteOutcome, WriteRefusal, Written};
 
@@ -43,7 +43,7 @@ fn only(outcome: BatchOutcome) -> Result<WriteOutcome, Violation> {
 async fn one_writer_is_kept_in_order(store: &dyn ArticleStore) -> Result<(), Violation> {
     let site = Site::new()?;
     let promise = "the writes of one writer are carried out in its order";
-    let before = store.sequence();
+    let before = sequence(store).await?;
     let mut pending = Vec::new();
     for number in 0..WRITES {
         let write = Write::put(site.article("/ordered", &format!("text {number}"))?);
@@ -78,7 +78,7 @@ async fn dropped_outcomes_are_written(store: &dyn ArticleStore) -> Result<(), Vi
 
 async fn one_creates_what_many_create(store: &Arc<dyn ArticleStore>) -> Result<(), Violation> {
     let site = Arc::new(Site::new()?);
-    let before = store.sequence();
+    let before = sequence(&**store).await?;
     let mut writers = JoinSet::new();
     for writer in 0..WRITERS {
         let (store, site) = (Arc::clone(store), Arc::clone(&site));

@@ -7,7 +7,7 @@ use super::{Subject, Violation};
 use crate::article::{
     Article, ArticleDate, ArticleDraft, ArticleHead, ArticleKey, CanonicalUrl, DateRange, Filter, Limits, StoredArticle, UrlScope,
 };
-use crate::storage::{Precondition, StoreId, Write, WriteBatch, WriteOutcome, Written};
+use crate::storage::{ArticleStore, Precondition, StoreId, Write, WriteBatch, WriteOutcome, Written};
 
 /// As much of a value as a message shows.
 const SHOWN_CHARS: usize = 600;
@@ -227,6 +227,14 @@ pub fn unexpected(promise: &str, key: &ArticleKey, outcome: &WriteOutcome) -> Vi
 /// A batch of these writes, of no stream.
 pub fn batch(writes: impl IntoIterator<Item = Write>) -> WriteBatch {
     WriteBatch { writes: writes.into_iter().collect(), stream: None }
+}
+
+/// The last change, once readers see everything that was acknowledged: an engine that acknowledges early has them wait.
+pub async fn sequence(store: &dyn ArticleStore) -> Result<u64, Violation> {
+    let told = store.stats().await.or_violation("a store tells what it holds")?.contents.last_sequence;
+    let sequence = store.sequence();
+    holds("readers see every change that a store counts", sequence >= told, || format!("{sequence}, and {told} are counted"))?;
+    Ok(sequence)
 }
 
 /// Text that no compressor makes much smaller: the same for the same seed. Of its characters each says 6.55 bits.

@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::Violation;
-use super::kit::{OrViolation as _, Site, batch, holds, same};
+use super::kit::{OrViolation as _, Site, batch, holds, same, sequence};
 use crate::article::{ArticleKey, Digest, Timestamp};
 use crate::storage::{
     ArticleStore, Change, ChangeKind, Contents, Precondition, SnapshotInfo, SnapshotItem, StoreError, StoreId, StreamAdvance, StreamState,
@@ -110,7 +110,7 @@ async fn a_snapshot_holds_what_was_acknowledged(store: &dyn ArticleStore) -> Res
     store.write(batch([Write::put(first.clone()), Write::put(second.clone()), Write::put(gone.clone())])).await.or_violation(promise)?;
     let delete = Write::Delete { key: gone.key().clone(), precondition: Precondition::None };
     store.write(batch([delete])).await.or_violation(promise)?;
-    let (sequence, contents) = (store.sequence(), store.stats().await.or_violation(promise)?.contents);
+    let (sequence, contents) = (sequence(store).await?, store.stats().await.or_violation(promise)?.contents);
     let before = Timestamp::now();
     let (info, items) = snapshot_of(store).await?;
     same("a snapshot is taken when it is asked for", &(info.create_time >= before && info.create_time <= Timestamp::now()), &true)?;
@@ -225,7 +225,7 @@ impl Replayed {
 async fn it_is_the_store_at_one_point(store: &dyn ArticleStore, info: &SnapshotInfo, items: &[SnapshotItem]) -> Result<(), Violation> {
     let promise = "a snapshot is the store at one point of its changes";
     let last = info.contents.last_sequence;
-    let later = store.sequence() > last;
+    let later = sequence(store).await? > last;
     holds("writing goes on while a snapshot is read", later, || format!("the last change is still {last}"))?;
     let mut logged = store.changes(0, usize::try_from(last).unwrap_or(usize::MAX)).await.or_violation(promise)?;
     logged.retain(|change| change.sequence <= last);

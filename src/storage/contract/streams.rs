@@ -1,7 +1,7 @@
 //! Ingest streams: positions become durable with their batches, and an opening fences off those before it.
 
 use super::Violation;
-use super::kit::{OrViolation as _, Site, holds, same};
+use super::kit::{OrViolation as _, Site, holds, same, sequence};
 use crate::article::{Article, Digest, Etag};
 use crate::storage::{
     ArticleStore, BatchOutcome, IngestPosition, IngestStreamId, OpenedStream, OutcomeCounts, Precondition, StoreError, StoreId,
@@ -57,12 +57,12 @@ async fn position_is(
 
 /// A batch is refused as taken over, and nothing of it is written.
 async fn taken_over(store: &dyn ArticleStore, promise: &str, article: &Article, advance: StreamAdvance) -> Result<(), Violation> {
-    let sequence = store.sequence();
+    let sequence = self::sequence(store).await?;
     let outcome = write(store, std::slice::from_ref(article), advance).await;
     holds(promise, matches!(outcome, Err(StoreError::StreamTakenOver)), || format!("the outcome was {outcome:?}"))?;
     let promise = "of a batch whose stream was taken over nothing is written";
     same(promise, &store.article(article.key()).await.or_violation(promise)?, &None)?;
-    same(promise, &store.sequence(), &sequence)
+    same(promise, &self::sequence(store).await?, &sequence)
 }
 
 async fn positions_go_with_batches(store: &dyn ArticleStore) -> Result<(), Violation> {

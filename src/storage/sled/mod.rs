@@ -155,11 +155,16 @@ impl SledStore {
         &self,
         job: impl FnOnce(&Trees, &pool::Cancelled) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
+        self.caught_up().await;
+        let trees = Arc::clone(&self.trees);
+        self.pool.run(move |cancelled| job(&trees, cancelled)).await
+    }
+
+    /// Returns when readers see everything that was acknowledged.
+    async fn caught_up(&self) {
         if self.identity.durability == Durability::Interval {
             self.shared.caught_up().await;
         }
-        let trees = Arc::clone(&self.trees);
-        self.pool.run(move |cancelled| job(&trees, cancelled)).await
     }
 
     async fn send(&self, command: Command) -> Result<(), StoreError> {
@@ -365,11 +370,13 @@ impl ArticleStore for SledStore {
     }
 
     async fn changes(&self, after: u64, limit: usize) -> Result<Vec<Change>, StoreError> {
+        self.caught_up().await;
         let up_to = self.sequence();
         self.read(move |trees, _| trees.changes(after, up_to, limit)).await
     }
 
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError> {
+        self.caught_up().await;
         let (trees, pool, store_id) = (Arc::clone(&self.trees), self.pool.clone(), self.identity.store_id);
         let snapshot = self.pool.run(move |_| SledSnapshot::begin(trees, pool, store_id)).await?;
         Ok(Box::new(snapshot))
@@ -389,6 +396,7 @@ impl ArticleStore for SledStore {
     }
 
     async fn stats(&self) -> Result<StoreStats, StoreError> {
+        self.caught_up().await;
         let contents = self.shared.contents();
         let folder = Arc::clone(&self.folder);
         self.read(move |trees, _| {
