@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
@@ -139,6 +140,24 @@ impl Client {
         Ok(self.admin.clone().get_status(v1::GetStatusRequest {}).await?.into_inner())
     }
 
+    /// Begins a backup.
+    pub async fn create_backup(&self) -> Result<BackupStream, ClientError> {
+        use v1::create_backup_response::Part;
+        let mut stream = self.admin.clone().create_backup(v1::CreateBackupRequest {}).await?.into_inner();
+        match stream.message().await?.and_then(|response| response.part) {
+            Some(Part::Started(started)) => {
+                Ok(BackupStream { stream, started, sha256: Sha256::new(), bytes: 0, item_count: 0, trailer: None })
+            }
+            _ => Err(cut_off("the server did not begin the backup")),
+        }
+    }
+
+    /// Has everything that is stored looked at, so many entries a second; 0 leaves that to the server.
+    pub async fn verify_store(&self, entries_per_second: i64) -> Result<VerifyStream, ClientError> {
+        let stream = self.admin.clone().verify_store(v1::VerifyStoreRequest { entries_per_second }).await?.into_inner();
+        Ok(VerifyStream { stream, ended: false })
+    }
+
     /// Opens an ingest stream; an empty id makes one that cannot be resumed.
     pub async fn ingest(
         &self,
@@ -188,6 +207,92 @@ impl ArticleStream {
                 Some(Some(Event::Started(_)) | None) => {}
             }
         }
+    }
+}
+
+/// The bytes of [`Client::create_backup`].
+#[derive(Debug)]
+pub struct BackupStream {
+    stream: Streaming<v1::CreateBackupResponse>,
+    started: v1::BackupStarted,
+    sha256: Sha256,
+    bytes: i64,
+    item_count: i64,
+    trailer: Option<v1::BackupTrailer>,
+}
+
+impl BackupStream {
+    /// What the backup is of.
+    pub fn started(&self) -> &v1::BackupStarted {
+        &self.started
+    }
+
+    /// How many items the server has put into it so far.
+    pub fn item_count(&self) -> i64 {
+        self.item_count
+    }
+
+    /// What it came to; `None` before its end.
+    pub fn trailer(&self) -> Option<&v1::BackupTrailer> {
+        self.trailer.as_ref()
+    }
+
+    /// The next bytes; `None` at the end, where all of them are known to be those that the server sent.
+    ///
+    /// # Errors
+    /// Where the stream was cut off before its end, or something else arrived than was sent.
+    pub async fn next(&mut self) -> Result<Option<Vec<u8>>, ClientError> {
+        use v1::create_backup_response::Part;
+        while self.trailer.is_none() {
+            let Some(response) = self.stream.message().await? else { return Err(cut_off("the backup was cut off before its end")) };
+            self.item_count = response.item_count;
+            match response.part {
+                Some(Part::Data(data)) => {
+                    self.sha256.update(&data);
+                    self.bytes += data.len() as i64;
+                    return Ok(Some(data));
+                }
+                Some(Part::Trailer(trailer)) => {
+                    let sha256: String = self.sha256.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+                    if (trailer.byte_count, &trailer.sha256) != (self.bytes, &sha256) {
+                        let message = "the backup that arrived is not the one that was sent: make another".into();
+                        return Err(ClientError { reason: "CORRUPTED".into(), message });
+                    }
+                    self.trailer = Some(trailer);
+                }
+                Some(Part::Started(_)) | None => {}
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// What [`Client::verify_store`] finds.
+#[derive(Debug)]
+pub struct VerifyStream {
+    stream: Streaming<v1::VerifyStoreResponse>,
+    ended: bool,
+}
+
+impl VerifyStream {
+    /// The next event; `None` after the one that tells the end.
+    ///
+    /// # Errors
+    /// Where the verification was cut off before its end.
+    pub async fn next(&mut self) -> Result<Option<v1::verify_store_response::Event>, ClientError> {
+        use v1::verify_store_response::Event;
+        while !self.ended {
+            match self.stream.message().await? {
+                None => return Err(cut_off("the verification was cut off before its end")),
+                Some(response) => {
+                    self.ended = matches!(response.event, Some(Event::Ended(_)));
+                    if response.event.is_some() {
+                        return Ok(response.event);
+                    }
+                }
+            }
+        }
+        Ok(None)
     }
 }
 

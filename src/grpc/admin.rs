@@ -1,12 +1,16 @@
-//! AdminService: how the store is doing.
+//! AdminService: how the store is doing, and what is done for its safety.
+
+use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::Api;
-use super::outgoing::OutgoingStream;
+use super::outgoing::{Outgoing, OutgoingStream};
 use super::status::ApiError;
 use super::v1::{self, admin_service_server::AdminService};
+use super::verification::Rate;
+use super::{Api, convert};
 use crate::article::url::RULES_VERSION;
+use crate::storage::Durability;
 
 #[tonic::async_trait]
 impl AdminService for Api {
@@ -28,6 +32,11 @@ impl AdminService for Api {
             record_bytes: stats.contents.record_bytes as i64,
             engine_bytes: stats.engine_bytes as i64,
             journal_bytes: stats.journal_bytes as i64,
+            live_bytes: stats.live_bytes as i64,
+        };
+        let durability = match identity.durability {
+            Durability::Fsync => v1::Durability::Fsync,
+            Durability::Interval => v1::Durability::Interval,
         };
         Ok(Response::new(v1::GetStatusResponse {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -35,11 +44,11 @@ impl AdminService for Api {
             store_id: identity.store_id.to_string(),
             format_version: identity.format_version.into(),
             url_rules_version: RULES_VERSION.into(),
-            durability: v1::Durability::Fsync.into(),
+            durability: durability.into(),
             uptime: Some(prost_types::Duration { seconds: uptime.as_secs() as i64, nanos: uptime.subsec_nanos() as i32 }),
             contents: Some(contents),
             sizes: Some(sizes),
-            last_verification: None,
+            last_verification: stats.last_verification.map(convert::time_to_wire),
             limits: Some(self.limits_to_wire()),
         }))
     }
@@ -47,13 +56,25 @@ impl AdminService for Api {
     type CreateBackupStream = OutgoingStream<v1::CreateBackupResponse>;
 
     async fn create_backup(&self, _: Request<v1::CreateBackupRequest>) -> Result<Response<Self::CreateBackupStream>, Status> {
-        Err(ApiError::Unimplemented("CreateBackup").into())
+        let snapshot = self.store.snapshot().await.map_err(ApiError::from)?;
+        let stream = Outgoing::stream(self.response_budget.clone(), self.drain.over.clone(), |out| async move {
+            super::backup::send(snapshot, &out).await
+        });
+        Ok(Response::new(stream))
     }
 
     type VerifyStoreStream = OutgoingStream<v1::VerifyStoreResponse>;
 
-    async fn verify_store(&self, _: Request<v1::VerifyStoreRequest>) -> Result<Response<Self::VerifyStoreStream>, Status> {
-        Err(ApiError::Unimplemented("VerifyStore").into())
+    async fn verify_store(&self, request: Request<v1::VerifyStoreRequest>) -> Result<Response<Self::VerifyStoreStream>, Status> {
+        let rate = Rate::of_request(request.into_inner().entries_per_second)?;
+        let running = Arc::clone(&self.verifying).try_lock_owned().map_err(|_| ApiError::VerificationRunning)?;
+        let store = Arc::clone(&self.store);
+        // It can take hours, and nothing is lost where it is begun again: no reason for a server to wait before it stops.
+        let stream = Outgoing::stream(self.response_budget.clone(), self.drain.begun.clone(), |out| async move {
+            let _running = running;
+            super::verification::send(&*store, rate, &out).await
+        });
+        Ok(Response::new(stream))
     }
 }
 

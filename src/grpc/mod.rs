@@ -5,6 +5,7 @@
 
 mod admin;
 mod articles;
+mod backup;
 mod budget;
 mod changes;
 pub mod convert;
@@ -12,10 +13,12 @@ mod ingest;
 mod ingest_stream;
 mod outgoing;
 pub mod status;
+mod verification;
 
 use std::sync::Arc;
 use std::time::Instant;
 
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::article::Limits;
@@ -88,6 +91,8 @@ pub struct Api {
     response_budget: ByteBudget,
     drain: Drain,
     started: Instant,
+    /// Held by the verification that is under way.
+    verifying: Arc<Mutex<()>>,
 }
 
 /// How calls learn that the server stops.
@@ -109,6 +114,7 @@ impl Api {
             response_budget: ByteBudget::new(limits.response_budget),
             drain,
             started: Instant::now(),
+            verifying: Arc::default(),
         }
     }
 

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -61,6 +62,19 @@ impl<T: Send + 'static> Outgoing<T> {
             biased;
             () = self.over.cancelled() => Err(ApiError::Draining),
             share = self.budget.share(bytes) => share,
+        }
+    }
+
+    /// Waits until then, unless the reader is gone or the server has no more time for the stream.
+    ///
+    /// # Errors
+    /// Where it was for one of these that the waiting ended.
+    pub async fn wait_until(&self, then: Instant) -> Result<(), ApiError> {
+        tokio::select! {
+            biased;
+            () = self.over.cancelled() => Err(ApiError::Draining),
+            () = self.sender.closed() => Err(ApiError::ReaderStalled),
+            () = tokio::time::sleep_until(then) => Ok(()),
         }
     }
 

@@ -65,6 +65,8 @@ pub enum ApiError {
     },
     /// A reader did not read for too long.
     ReaderStalled,
+    /// Another verification is under way.
+    VerificationRunning,
     /// There is no room or time for the call now.
     Overloaded,
     /// The server is shutting down.
@@ -156,6 +158,10 @@ impl ApiError {
             Self::ReaderStalled => {
                 let text = "nothing was read from the stream for too long: resume it with the last token";
                 (Code::Unavailable, "READER_STALLED", text.into())
+            }
+            Self::VerificationRunning => {
+                let text = "another verification of the store is under way: try again when it is done";
+                (Code::Unavailable, "VERIFICATION_RUNNING", text.into())
             }
             Self::Overloaded => (Code::Unavailable, "OVERLOADED", "the server has too much to do: try again in a moment".into()),
             Self::Draining => (Code::Unavailable, "DRAINING", "the server is shutting down: try again in a moment".into()),
