@@ -9,6 +9,7 @@ use figment::providers::{Env, Format as _, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
 use crate::article::{DateHorizon, Limits};
+use crate::storage::{Durability, StoreOptions};
 
 /// The daemon's configuration. In a file (TOML) and in the environment (`DATELINE_DATA`, `DATELINE_LISTEN` ...) the fields have
 /// these names.
@@ -25,6 +26,8 @@ pub struct ServeConfig {
     pub max_days_ahead: i64,
     /// Bytes of an article at most. Default 3 MiB, and at most that.
     pub article_bytes: usize,
+    /// What an acknowledgement promises: `fsync` or `interval`. Default `fsync`.
+    pub durability: DurabilitySetting,
     /// Seconds that calls may take to finish when the daemon is told to stop. Default 20.
     pub drain_seconds: u64,
 }
@@ -37,6 +40,7 @@ impl Default for ServeConfig {
             insecure: false,
             max_days_ahead: 90,
             article_bytes: Limits::default().article_bytes,
+            durability: DurabilitySetting::Fsync,
             drain_seconds: 20,
         }
     }
@@ -54,6 +58,19 @@ pub struct ServeFlags {
     /// Allows an address that other machines reach.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub insecure: Option<bool>,
+    /// What an acknowledgement promises.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub durability: Option<DurabilitySetting>,
+}
+
+/// What an acknowledgement promises, as it is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum DurabilitySetting {
+    /// It survives any crash and any loss of power
+    Fsync,
+    /// Faster for single writes: a loss of power may take the last milliseconds of what was acknowledged
+    Interval,
 }
 
 impl ServeConfig {
@@ -94,6 +111,15 @@ impl ServeConfig {
         Ok(())
     }
 
+    /// How the store is to be opened.
+    pub fn store_options(&self) -> StoreOptions {
+        let durability = match self.durability {
+            DurabilitySetting::Fsync => Durability::Fsync,
+            DurabilitySetting::Interval => Durability::Interval,
+        };
+        StoreOptions { durability }
+    }
+
     /// The limits on articles.
     pub fn limits(&self) -> Limits {
         let horizon = u32::try_from(self.max_days_ahead).map_or(DateHorizon::Unlimited, DateHorizon::Days);
@@ -112,7 +138,7 @@ mod tests {
 
     #[test]
     fn other_machines_are_kept_out_unless_told_otherwise() {
-        let flags = |listen: &str, insecure| ServeFlags { listen: listen.parse().ok(), insecure, data: None };
+        let flags = |listen: &str, insecure| ServeFlags { listen: listen.parse().ok(), insecure, ..ServeFlags::default() };
         assert!(ServeConfig::load(&flags("0.0.0.0:1", None), None).unwrap_err().contains("--insecure"));
         assert!(ServeConfig::load(&flags("[::]:1", None), None).is_err());
         assert!(ServeConfig::load(&flags("0.0.0.0:1", Some(true)), None).is_ok());
@@ -128,6 +154,11 @@ mod tests {
         let config = ServeConfig::load(&flags, Some(&file)).unwrap();
         assert_eq!(config.listen.port(), 8);
         assert_eq!(config.limits().horizon, DateHorizon::Unlimited);
+        assert_eq!(config.store_options(), StoreOptions::default());
+        std::fs::write(&file, "durability = \"interval\"\n").unwrap();
+        let durability = |flags: &ServeFlags| ServeConfig::load(flags, Some(&file)).unwrap().store_options().durability;
+        assert_eq!(durability(&flags), Durability::Interval);
+        assert_eq!(durability(&ServeFlags { durability: Some(DurabilitySetting::Fsync), ..flags.clone() }), Durability::Fsync);
         std::fs::write(&file, "lisen = 1\n").unwrap();
         assert!(ServeConfig::load(&flags, Some(&file)).unwrap_err().contains("lisen"));
     }

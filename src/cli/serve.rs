@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 
 use super::CommandError;
 use crate::article::{FieldViolation, Limits};
-use crate::config::{ServeConfig, ServeFlags};
+use crate::config::{DurabilitySetting, ServeConfig, ServeFlags};
 use crate::formats::{ArticleReader, DraftAt, ReadError, article_files};
 use crate::grpc::CallLimits;
 use crate::server::{ServeOptions, serve};
@@ -39,6 +39,9 @@ pub struct ServeArgs {
     /// A TOML file with settings
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// What an acknowledgement promises [default: fsync]
+    #[arg(long, value_enum)]
+    durability: Option<DurabilitySetting>,
     /// Listen on an address that other machines reach, though nothing is encrypted or authenticated
     #[arg(long)]
     insecure: bool,
@@ -46,7 +49,7 @@ pub struct ServeArgs {
 
 /// Runs the daemon until it is told to stop.
 pub async fn run(args: ServeArgs) -> Result<(), CommandError> {
-    let flags = ServeFlags { data: args.data, listen: args.listen, insecure: args.insecure.then_some(true) };
+    let flags = ServeFlags { data: args.data, listen: args.listen, insecure: args.insecure.then_some(true), durability: args.durability };
     let config = ServeConfig::load(&flags, args.config.as_deref()).map_err(CommandError::Usage)?;
     telemetry::start();
     let failed = |text: String| CommandError::Failed(text);
@@ -55,8 +58,8 @@ pub async fn run(args: ServeArgs) -> Result<(), CommandError> {
         failed(format!("cannot listen on {}: {error}: stop what listens there, or choose another address with --listen", config.listen))
     })?;
     let address = listener.local_addr().map_err(|error| failed(error.to_string()))?;
-    let data = config.data.clone();
-    let opened = tokio::task::spawn_blocking(move || storage::open(&data, storage::StoreOptions::default())).await;
+    let (data, options) = (config.data.clone(), config.store_options());
+    let opened = tokio::task::spawn_blocking(move || storage::open(&data, options)).await;
     let store = opened.map_err(|_| failed(format!("the store in {} cannot be opened: the engine panicked", config.data.display())))?;
     let store = store.map_err(|error| failed(error.to_string()))?;
 

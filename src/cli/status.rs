@@ -7,6 +7,8 @@ use serde_json::json;
 
 use super::output::bytes;
 use super::{CommandError, ServerArgs};
+use crate::article::Timestamp;
+use crate::client::v1::Durability;
 
 /// Tells what the store holds and what it takes.
 #[derive(Debug, Args)]
@@ -21,18 +23,26 @@ pub struct StatusArgs {
 /// Runs the command.
 pub async fn run(args: StatusArgs) -> Result<(), CommandError> {
     let status = args.server.connect().await?.status().await?;
+    let durability = match status.durability() {
+        Durability::Fsync => "fsync",
+        Durability::Interval => "interval",
+        Durability::Unspecified => "unknown",
+    };
     let (contents, sizes) = (status.contents.unwrap_or_default(), status.sizes.unwrap_or_default());
     let uptime = status.uptime.unwrap_or_default().seconds;
+    let verified = status.last_verification.and_then(|time| Timestamp::from_parts(time.seconds, time.nanos).ok());
+    let verified = verified.map(|time| time.to_string());
     let mut out = std::io::stdout().lock();
     if args.json {
         let object = json!({
             "version": status.version, "engine": status.engine, "store_id": status.store_id,
             "format_version": status.format_version, "url_rules_version": status.url_rules_version, "uptime_seconds": uptime,
+            "durability": durability, "last_verification": verified,
             "article_count": contents.article_count, "day_count": contents.day_count,
             "first_date": contents.first_date, "last_date": contents.last_date,
             "earlier_revision_count": contents.earlier_revision_count, "last_sequence": contents.last_sequence,
             "text_bytes": contents.text_bytes, "record_bytes": sizes.record_bytes,
-            "engine_bytes": sizes.engine_bytes, "journal_bytes": sizes.journal_bytes,
+            "engine_bytes": sizes.engine_bytes, "journal_bytes": sizes.journal_bytes, "live_bytes": sizes.live_bytes,
         });
         writeln!(out, "{object}")?;
         return Ok(());
@@ -52,7 +62,11 @@ pub async fn run(args: StatusArgs) -> Result<(), CommandError> {
     )?;
     writeln!(out, "revisions  {} earlier ones kept, {} changes in all", contents.earlier_revision_count, contents.last_sequence)?;
     writeln!(out, "text       {}, {} as stored", bytes(contents.text_bytes), bytes(sizes.record_bytes))?;
-    writeln!(out, "on disk    {} and a journal of {}", bytes(sizes.engine_bytes), bytes(sizes.journal_bytes))?;
+    let on_disk = bytes(sizes.engine_bytes + sizes.journal_bytes);
+    let (engine, journal, live) = (bytes(sizes.engine_bytes), bytes(sizes.journal_bytes), bytes(sizes.live_bytes));
+    writeln!(out, "on disk    {on_disk}: {engine} of indexes, and {journal} of journal, of which {live} are in use")?;
+    writeln!(out, "durability {durability}")?;
+    writeln!(out, "verified   {}", verified.as_deref().unwrap_or("never"))?;
     Ok(())
 }
 
