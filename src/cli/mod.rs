@@ -1,20 +1,27 @@
 //! The command line: one file a command.
 
+mod backup;
+mod compact;
 mod count;
 mod export;
 mod get;
 mod ingest;
 mod list;
 mod output;
+mod restore;
 mod serve;
 mod status;
+mod verify;
 
 use std::fmt;
+use std::fs;
 use std::io;
+use std::path::Path;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::client::{Client, ClientError, v1};
+use crate::storage::StoreError;
 
 /// Keeps news articles by publication date and URL, and serves them over gRPC.
 #[derive(Debug, Parser)]
@@ -23,14 +30,17 @@ use crate::client::{Client, ClientError, v1};
     version,
     about,
     long_about = "Dateline keeps news articles by publication date and URL, and serves them over gRPC.\n\n\
-        `dateline serve` runs the store; every other command is a client of a running one.",
+        `dateline serve` runs the store; `restore`, `compact` and `verify --data` work on a data folder that no daemon has open; \
+        every other command is a client of a running one.",
     after_help = "EXAMPLES:\n  \
         dateline serve --import seeds\n  \
         dateline ingest articles.ndjson.gz\n  \
         dateline get 2026-02-23 https://example.com/a\n  \
         dateline list --from 2026-02-01 --to 2026-02-28 --domain example.com\n  \
         dateline count --by day\n  \
-        dateline export --format ndjson --output all.ndjson.zst\n\n\
+        dateline export --format ndjson --output all.ndjson.zst\n  \
+        dateline backup store.backup\n  \
+        dateline restore store.backup --data restored\n\n\
         EXIT STATUS: 0 done, 1 failed, 2 bad usage."
 )]
 pub struct Cli {
@@ -47,6 +57,10 @@ enum Command {
     Count(count::CountArgs),
     Export(export::ExportArgs),
     Status(status::StatusArgs),
+    Backup(backup::BackupArgs),
+    Restore(restore::RestoreArgs),
+    Verify(verify::VerifyArgs),
+    Compact(compact::CompactArgs),
 }
 
 /// Runs the command.
@@ -62,6 +76,10 @@ pub async fn run(cli: Cli) -> Result<(), CommandError> {
         Command::Count(args) => count::run(args).await,
         Command::Export(args) => export::run(args).await,
         Command::Status(args) => status::run(args).await,
+        Command::Backup(args) => backup::run(args).await,
+        Command::Restore(args) => restore::run(args).await,
+        Command::Verify(args) => verify::run(args).await,
+        Command::Compact(args) => compact::run(args).await,
     };
     match result {
         // Whoever read the output has seen enough.
@@ -107,6 +125,12 @@ impl From<ClientError> for CommandError {
     }
 }
 
+impl From<StoreError> for CommandError {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
 impl From<io::Error> for CommandError {
     fn from(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe { Self::OutputClosed } else { Self::Failed(error.to_string()) }
@@ -125,6 +149,21 @@ impl ServerArgs {
     async fn connect(&self) -> Result<Client, CommandError> {
         Ok(Client::connect(&self.server).await?)
     }
+}
+
+/// Checks that a data folder holds something: opening one that does not would make it a new store.
+fn holds_a_store(data: &Path) -> Result<(), CommandError> {
+    let holds_something = fs::read_dir(data).is_ok_and(|mut entries| entries.next().is_some());
+    if holds_something {
+        Ok(())
+    } else {
+        Err(CommandError::Failed(format!("{} holds no store: name its data folder with --data", data.display())))
+    }
+}
+
+/// Runs what takes long and blocks, away from the threads that listen for signals.
+async fn blocking<T: Send + 'static>(job: impl FnOnce() -> Result<T, CommandError> + Send + 'static) -> Result<T, CommandError> {
+    tokio::task::spawn_blocking(job).await.unwrap_or_else(|error| Err(CommandError::Failed(error.to_string())))
 }
 
 /// Which articles.

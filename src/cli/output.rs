@@ -1,5 +1,6 @@
 //! Articles as people and programs read them.
 
+use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 
 use crate::article::Timestamp;
@@ -61,6 +62,12 @@ pub fn one_line(text: &str) -> String {
 /// A text for a terminal: as it is, without the control characters that could steer it.
 pub fn plain(text: &str) -> String {
     text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect()
+}
+
+/// A progress bar on the terminal, if standard error is one: how much of so much is done.
+pub fn progress_bar(name: &str, length: u64, template: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(length).with_style(style).with_prefix(name.to_owned())
 }
 
 /// A number of bytes for people.
