@@ -214,7 +214,7 @@ impl From<ApiError> for Status {
     fn from(error: ApiError) -> Self {
         let (code, reason, text) = error.describe();
         if let ApiError::Store(cause) = &error
-            && !matches!(cause, StoreError::StreamTakenOver | StoreError::Closed)
+            && !matches!(cause, StoreError::StreamTakenOver | StoreError::SnapshotBusy | StoreError::Closed)
         {
             tracing::warn!(reason, %cause, "a call failed");
         }

@@ -37,7 +37,11 @@ impl Daemon {
 
     /// Starts it with other settings, such as variables of its environment.
     pub async fn start_with(configure: impl FnOnce(&mut Command)) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::start_in(tempfile::tempdir().unwrap(), configure).await
+    }
+
+    /// Starts it on the folder `data` in this one.
+    pub async fn start_in(folder: TempDir, configure: impl FnOnce(&mut Command)) -> Self {
         let (process, address, client) = launch(&folder, configure).await;
         Self { folder, process, address, client }
     }
