@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use super::CommandError;
 use crate::article::{FieldViolation, Limits};
@@ -63,13 +64,17 @@ pub async fn run(args: ServeArgs) -> Result<(), CommandError> {
     let store = opened.map_err(|_| failed(format!("the store in {} cannot be opened: the engine panicked", config.data.display())))?;
     let store = store.map_err(|error| failed(error.to_string()))?;
 
-    let mut import = Import { problems: 0, counts: OutcomeCounts::default(), limits: config.limits() };
+    let mut import = Import { problems: 0, counts: OutcomeCounts::default(), limits: config.limits(), stop: stop.clone() };
     for path in &args.import {
         import.path(&store, path).await.map_err(|error| failed(format!("the import of {} failed: {error}", path.display())))?;
     }
     if !args.import.is_empty() {
         let OutcomeCounts { created, updated, unchanged, rejected } = import.counts;
         say(&format!("imported: {created} created, {updated} updated, {unchanged} unchanged, {rejected} rejected"));
+    }
+    if stop.is_cancelled() {
+        say("stopped before everything was imported: what was is stored");
+        return store.close().await.map_err(|error| failed(error.to_string()));
     }
     let stats = store.stats().await.map_err(|error| failed(error.to_string()))?;
     let span = stats.date_span.map(|(first, last)| format!(" of {first} to {last}")).unwrap_or_default();
@@ -98,6 +103,8 @@ struct Import {
     problems: u64,
     counts: OutcomeCounts,
     limits: Limits,
+    /// Cancelled where the daemon is told to stop: the import ends then with what it has.
+    stop: CancellationToken,
 }
 
 impl Import {
@@ -115,6 +122,9 @@ impl Import {
                 }
             };
             while let Some(open) = reader.take() {
+                if self.stop.is_cancelled() {
+                    return Ok(());
+                }
                 let (rest, batch) = self.step(open).await?;
                 let outcome = store.write(WriteBatch { writes: batch, stream: None }).await.map_err(|error| error.to_string())?;
                 outcome.outcomes.iter().for_each(|outcome| self.counts.add(outcome));
