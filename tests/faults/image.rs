@@ -1,0 +1,104 @@
+//! A data folder in memory: written out again and again, whole or damaged.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+/// Files are written in pieces of this size, and pieces of zeros are left out: most of a journal is empty.
+const PIECE: usize = 4096;
+
+/// The files of a folder.
+#[derive(Debug, Clone, Default)]
+pub struct Image {
+    pub folders: Vec<PathBuf>,
+    /// By path within the folder, in the order of the paths.
+    pub files: Vec<(PathBuf, Vec<u8>)>,
+}
+
+/// One thing done to one file.
+#[derive(Debug, Clone)]
+pub struct Damage {
+    /// The number of the file in its image.
+    pub file: usize,
+    pub kind: DamageKind,
+}
+
+#[derive(Debug, Clone)]
+pub enum DamageKind {
+    /// One byte is changed by exclusive or.
+    Flip { at: usize, mask: u8 },
+    /// The file ends here.
+    CutOff { at: usize },
+    /// The file is missing.
+    Removed,
+}
+
+impl Image {
+    /// Reads a folder that nobody writes to.
+    pub fn read(folder: &Path) -> io::Result<Self> {
+        let mut image = Self::default();
+        image.read_below(folder, Path::new(""))?;
+        image.files.sort();
+        Ok(image)
+    }
+
+    fn read_below(&mut self, root: &Path, below: &Path) -> io::Result<()> {
+        for entry in root.join(below).read_dir()? {
+            let entry = entry?;
+            let path = below.join(entry.file_name());
+            if entry.file_type()?.is_dir() {
+                self.folders.push(path.clone());
+                self.read_below(root, &path)?;
+            } else {
+                self.files.push((path, fs::read(entry.path())?));
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the folder anew, damaged if so wanted.
+    pub fn write(&self, folder: &Path, damage: Option<&Damage>) -> io::Result<()> {
+        if folder.exists() {
+            fs::remove_dir_all(folder)?;
+        }
+        fs::create_dir_all(folder)?;
+        self.folders.iter().try_for_each(|path| fs::create_dir_all(folder.join(path)))?;
+        for (number, (path, bytes)) in self.files.iter().enumerate() {
+            let damage = damage.filter(|damage| damage.file == number).map(|damage| &damage.kind);
+            let bytes = match damage {
+                Some(DamageKind::Removed) => continue,
+                Some(DamageKind::CutOff { at }) => &bytes[..*at],
+                _ => &bytes[..],
+            };
+            let file = File::create(folder.join(path))?;
+            file.set_len(bytes.len() as u64)?;
+            for (piece, at) in bytes.chunks(PIECE).zip((0..).step_by(PIECE)) {
+                if piece.iter().any(|byte| *byte != 0) {
+                    file.write_all_at(piece, at)?;
+                }
+            }
+            if let Some(DamageKind::Flip { at, mask }) = damage {
+                file.write_all_at(&[bytes[*at] ^ mask], *at as u64)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the damage is, for people.
+    pub fn describe(&self, damage: &Damage) -> String {
+        let (path, bytes) = &self.files[damage.file];
+        format!("{} of {} bytes, {}", path.display(), bytes.len(), damage.kind)
+    }
+}
+
+impl fmt::Display for DamageKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flip { at, mask } => write!(f, "byte {at} changed by ^ {mask:#04x}"),
+            Self::CutOff { at } => write!(f, "cut off at byte {at}"),
+            Self::Removed => f.write_str("removed"),
+        }
+    }
+}
