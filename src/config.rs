@@ -86,8 +86,8 @@ impl ServeConfig {
             }
             figment = figment.merge(Toml::file_exact(file));
         }
-        // DATELINE_SERVER and DATELINE_CORPUS are for clients and tests.
-        let environment = Env::prefixed("DATELINE_").ignore(&["server", "corpus", "log"]);
+        // The others are for clients and tests.
+        let environment = Env::prefixed("DATELINE_").ignore(&["server", "corpus", "log", "faults", "faults_seed", "faults_keep", "planted_fault"]);
         let config: Self = figment
             .merge(environment)
             .merge(Serialized::defaults(flags))
