@@ -42,7 +42,7 @@ async fn damage_is_named_by_every_verification_and_stops_a_backup() {
     let mut daemon = Daemon::start().await;
     store(&daemon, &articles(20, 500)).await;
     let large = article("2024-05-07", "https://large.example/a", "T", &noise(7, 2 << 20));
-    store(&daemon, &[large]).await;
+    store(&daemon, std::slice::from_ref(&large)).await;
     daemon.terminate();
     assert!(daemon.ended().success());
 
@@ -79,6 +79,14 @@ async fn damage_is_named_by_every_verification_and_stops_a_backup() {
     let refused = fail(&["backup", text(&folder.path().join("store.backup")), "--server", &daemon.address], 1).await;
     assert!(refused.contains("RECORD_DAMAGED") && refused.contains("large.example/a"), "{refused}");
     assert_eq!(names(folder.path()), Vec::<PathBuf>::new());
+
+    // The remedy: deleted, and stored again from its source.
+    let key = Some(harness::key("2024-05-07", "https://large.example/a"));
+    assert!(daemon.client.delete_article(v1::DeleteArticleRequest { key, ..Default::default() }).await.unwrap().deleted);
+    let again = v1::PutArticleRequest { article: Some(large), ..Default::default() };
+    assert_eq!(daemon.client.put_article(again).await.unwrap().article.unwrap().revision, 2);
+    succeed(&["verify", "--server", &daemon.address]).await;
+    succeed(&["backup", text(&folder.path().join("store.backup")), "--server", &daemon.address]).await;
 }
 
 async fn everything_but_large(daemon: &Daemon) -> usize {
