@@ -5,7 +5,10 @@
 use super::ItemCounts;
 use super::record::Kind;
 use crate::article::ArticleKey;
-use crate::storage::{Contents, IngestStreamId, SnapshotInfo, SnapshotItem};
+use crate::storage::{Contents, IngestStreamId, OutcomeCounts, SnapshotInfo, SnapshotItem};
+
+/// No store counts as far as this: numbers beyond it are no numbers of a store, which could not go on counting from there.
+const MAX_NUMBER: u64 = 1 << 62;
 
 /// What was seen of a snapshot so far.
 #[derive(Debug)]
@@ -69,6 +72,9 @@ impl Consistency {
         if let Some(last) = self.last.as_ref().filter(|last| **last >= place) {
             return Err(format!("{} comes after {}", place.name(), last.name()));
         }
+        if let Some(number) = numbers(item).into_iter().find(|number| *number > MAX_NUMBER) {
+            return Err(format!("{} counts to {number}, which no store does", place.name()));
+        }
         let (revision, sequence) = match item {
             SnapshotItem::Article(stored) | SnapshotItem::EarlierRevision(stored) => (stored.head.revision, stored.head.sequence),
             SnapshotItem::Tombstone { revision, sequence, .. } => (*revision, *sequence),
@@ -107,6 +113,22 @@ impl Consistency {
                 return Err(format!("it holds {found} {what}, and says that it holds {stated}"));
             }
         }
+        if contents.last_sequence > MAX_NUMBER {
+            return Err(format!("it says that there were {} changes, which no store makes", contents.last_sequence));
+        }
         Ok(counts)
+    }
+}
+
+/// The numbers of an item from which a store goes on counting.
+fn numbers(item: &SnapshotItem) -> [u64; 5] {
+    match item {
+        SnapshotItem::Article(stored) | SnapshotItem::EarlierRevision(stored) => [stored.head.revision, 0, 0, 0, 0],
+        SnapshotItem::Tombstone { revision, .. } => [*revision, 0, 0, 0, 0],
+        SnapshotItem::Change(change) => [change.revision, 0, 0, 0, 0],
+        SnapshotItem::Stream { position, .. } => {
+            let OutcomeCounts { created, updated, unchanged, rejected } = position.counts;
+            [position.next_item, created, updated, unchanged, rejected]
+        }
     }
 }

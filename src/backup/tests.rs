@@ -44,10 +44,10 @@ fn change(sequence: u64, kind: ChangeKind, of: &StoredArticle) -> SnapshotItem {
 }
 
 fn stream(id: &str, state: StreamState) -> SnapshotItem {
-    let counts = OutcomeCounts { created: 1, updated: 2, unchanged: 3, rejected: u64::MAX };
+    let counts = OutcomeCounts { created: 1, updated: 2, unchanged: 3, rejected: 4 };
     SnapshotItem::Stream {
         id: id.parse().unwrap(),
-        position: IngestPosition { next_item: 6, counts, state, update_time: time("0001-01-01T00:00:00Z") },
+        position: IngestPosition { next_item: 10, counts, state, update_time: time("0001-01-01T00:00:00Z") },
     }
 }
 
@@ -264,6 +264,19 @@ fn items_that_do_not_fit_together_are_neither_written_nor_read() {
     }
     let earlier = SnapshotInfo { contents: Contents { last_sequence: 3, ..whole.contents }, ..whole };
     refused(&earlier, &items, "belongs to change 5");
+    let endless = SnapshotInfo { contents: Contents { last_sequence: u64::MAX, ..whole.contents }, ..whole };
+    refused(&endless, &items, "which no store makes");
+    for beyond in [(1 << 62) + 1, u64::MAX] {
+        let (mut revision, mut rejected) = (items.clone(), items.clone());
+        if let SnapshotItem::Article(stored) = &mut revision[1] {
+            stored.head.revision = beyond;
+        }
+        refused(&whole, &revision, "which no store does");
+        if let Some(SnapshotItem::Stream { position, .. }) = rejected.last_mut() {
+            position.counts.rejected = beyond;
+        }
+        refused(&whole, &rejected, "which no store does");
+    }
     let longer = SnapshotInfo { contents: Contents { text_bytes: 1, ..whole.contents }, ..whole };
     refused(&longer, &items, "bytes of text");
 }
@@ -311,7 +324,7 @@ fn article() -> impl Strategy<Value = ArticleDraft> {
 /// Items that fit together: each article with up to two earlier revisions and all its changes, some deleted.
 fn items() -> impl Strategy<Value = Vec<SnapshotItem>> {
     let articles = vec((article(), 0..3u64, any::<bool>(), instant()), 0..12);
-    let streams = btree_map("[!-~]{1,128}", (any::<[u64; 5]>(), any::<bool>(), instant()), 0..4);
+    let streams = btree_map("[!-~]{1,128}", (proptest::array::uniform5(0..=1u64 << 62), any::<bool>(), instant()), 0..4);
     (articles, streams).prop_map(|(drafts, streams)| {
         let (mut articles, mut earlier, mut tombstones, mut changes) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new(), Vec::new());
         for (draft, revisions, deleted, time) in drafts {
