@@ -87,7 +87,8 @@ impl ServeConfig {
             figment = figment.merge(Toml::file_exact(file));
         }
         // The others are for clients and tests.
-        let environment = Env::prefixed("DATELINE_").ignore(&["server", "corpus", "log", "faults", "faults_seed", "faults_keep", "planted_fault"]);
+        let environment =
+            Env::prefixed("DATELINE_").ignore(&["server", "corpus", "log", "faults", "faults_seed", "faults_keep", "planted_fault"]);
         let config: Self = figment
             .merge(environment)
             .merge(Serialized::defaults(flags))

@@ -40,7 +40,7 @@ use tokio::sync::{mpsc, oneshot};
 use self::checkpoint::{CheckpointRequest, Checkpointer, checkpoint};
 use self::committer::{Command, Committer, PreparedBatch};
 use self::entry::{SegmentUsage, State};
-use self::folder::{Folder, folder_bytes};
+use self::folder::{Checkpoint, Folder, folder_bytes};
 use self::group::PreparedWrite;
 use self::journal::{Journal, Segments};
 use self::keys::{STATE_KEY, Tree};
@@ -183,29 +183,65 @@ struct Parts {
 }
 
 impl Parts {
+    /// Opens a store; where sled's files are damaged, from the journal alone as long as that holds everything.
     fn open_supervised(path: &Path) -> Result<Self, StoreError> {
-        let owned = path.to_owned();
-        supervised(&path.display().to_string(), move || Self::open(&owned))
+        let folder = Arc::new(Folder::open(path)?);
+        let attempt = |source: Source| {
+            let folder = Arc::clone(&folder);
+            supervised(&path.display().to_string(), move || Self::open(folder, source))
+        };
+        if !folder.has_checkpoint() || folder.aside_path().exists() {
+            return attempt(Source::Journal);
+        }
+        match attempt(Source::Sled) {
+            Err(refused @ (StoreError::Damaged { .. } | StoreError::Failed(_))) => {
+                tracing::warn!(%refused, "sled's files are of no use: they are built anew if the journal holds everything");
+                attempt(Source::Journal).map_err(|error| {
+                    tracing::warn!(%error, "they cannot be built anew");
+                    refused
+                })
+            }
+            opened => opened,
+        }
     }
 
-    fn open(path: &Path) -> Result<Self, StoreError> {
-        let folder = Arc::new(Folder::open(path)?);
+    fn open(folder: Arc<Folder>, source: Source) -> Result<Self, StoreError> {
         let segments = Arc::new(Segments::new(folder.journal_path()));
-        if !folder.has_checkpoint() {
-            // What sled has written since the store began was never synced: after a loss of power it may be anything.
-            set_aside(&folder.sled_path(), &folder.aside_path())?;
+        let aside = folder.aside_path();
+        if source == Source::Journal {
+            set_aside(&folder.sled_path(), &aside)?;
         }
         let trees = Arc::new(Trees::open(&folder.sled_path(), segments)?);
-        // Where it is refused, sled may be broken, and then its end could wait for ever: it is left behind.
-        let recovered = recover(&folder, &trees).inspect_err(|_| std::mem::forget(Arc::clone(&trees)));
-        if recovered.is_err() && folder.aside_path().exists() {
-            // The journal does not hold everything after all: what sled has stays for whoever can make sense of it.
-            set_back(&folder.sled_path(), &folder.aside_path())?;
-        }
-        let (journal, synced, state) = recovered?;
-        remove_folder(&folder.aside_path())?;
+        let checkpoint = if source == Source::Journal { Checkpoint::default() } else { folder.checkpoint()? };
+        let recovered = recover(&folder, &trees, checkpoint).and_then(|(journal, synced, state)| {
+            if source == Source::Journal {
+                trees.flush()?;
+                folder.write_checkpoint(Checkpoint { group: state.group })?;
+                remove_folder(&aside)?;
+            }
+            Ok((journal, synced, state))
+        });
+        let (journal, synced, state) = recovered.inspect_err(|_| {
+            // sled may be broken, and then its end could wait for ever: it is left behind.
+            std::mem::forget(Arc::clone(&trees));
+            // What sled had stays for whoever can make sense of it.
+            if aside.exists()
+                && let Err(error) = set_back(&folder.sled_path(), &aside)
+            {
+                tracing::warn!(%error, "sled's files stay aside");
+            }
+        })?;
         Ok(Self { folder, trees, journal, synced, state })
     }
+}
+
+/// What a store is opened from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// From sled's files, and the journal after the last checkpoint.
+    Sled,
+    /// From the journal alone, since nothing says that sled's files are durable, or they are damaged.
+    Journal,
 }
 
 fn spawn<T: Send + 'static>(name: &str, run: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>, StoreError> {
@@ -214,8 +250,7 @@ fn spawn<T: Send + 'static>(name: &str, run: impl FnOnce() -> T + Send + 'static
 }
 
 /// Applies the journal after the last checkpoint, checks that nothing acknowledged is missing, and begins a new journal file.
-fn recover(folder: &Folder, trees: &Trees) -> Result<(Journal, SyncedNote, State), StoreError> {
-    let checkpoint = folder.checkpoint()?;
+fn recover(folder: &Folder, trees: &Trees, checkpoint: Checkpoint) -> Result<(Journal, SyncedNote, State), StoreError> {
     let stored = |trees: &Trees| {
         let value = trees.get(Tree::State, STATE_KEY)?;
         value.map_or(Ok(State::default()), |value| State::decode(&value))
