@@ -88,7 +88,7 @@ fn bytes_below(folder: &Path) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restore_that_is_killed_leaves_no_store_or_a_whole_one() {
     let source = Daemon::start().await;
-    store(&source, &articles(6000, 3000)).await;
+    store(&source, &articles(3000, 2000)).await;
     let expected = everything(&source).await;
     let folder = tempfile::tempdir().unwrap();
     let (file, data) = (folder.path().join("store.backup"), folder.path().join("data"));
@@ -99,7 +99,7 @@ async fn a_restore_that_is_killed_leaves_no_store_or_a_whole_one() {
     fs::remove_dir_all(&data).unwrap();
 
     let mut killed_before_the_end = 0;
-    for tenths in 0..10 {
+    for tenths in [0, 1, 3, 5, 7, 9] {
         let mut restore = dateline(&["restore", text(&file), "--data", text(&data)]).stdout(Stdio::null()).spawn().unwrap();
         until("a part of the restore", async || {
             let there = making.exists() && bytes_below(&making) >= whole * tenths / 10;
