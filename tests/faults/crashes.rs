@@ -66,7 +66,8 @@ struct Session {
 }
 
 impl Session {
-    /// Records some lives of a daemon: by turns one is stopped, with a checkpoint, and two are killed, so that the next recovers.
+    /// Records some lives of a daemon. A third of them are stopped, with a checkpoint; the others are killed, so that the next
+    /// recovers.
     async fn record(scratch: &Scratch, lives: usize, chance: &mut fastrand::Rng) -> Result<Self, String> {
         let root = scratch.path().join("recorded");
         std::fs::create_dir(&root).map_err(|error| format!("cannot create {}: {error}", root.display()))?;
@@ -81,7 +82,7 @@ impl Session {
             let load = Load::start(&daemon, &session.oracle, Mix::of(Texts::Mixed, keys), chance).await?;
             sleep(Duration::from_millis(chance.u64(150..400))).await; // ok: how much is written is drawn by lot
             session.acknowledged += load.finish().await?.acknowledged();
-            if life % 3 == 0 {
+            if chance.u8(..3) == 0 {
                 daemon.stop().await?;
             } else {
                 // What is under way when a process is killed cannot be known, so nothing is.

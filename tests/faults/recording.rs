@@ -7,9 +7,8 @@ use std::fs;
 use std::path::Path;
 
 /// What is recorded, and calls that must not occur on the recorded files, since a replay does not know them.
-const MODELLED: &str = "openat,close,pwrite64,write,fsync,fdatasync,sync_file_range,rename,unlink,ftruncate,lseek,mkdir";
-const NOT_MODELLED: &str =
-    "pwritev,pwritev2,writev,fallocate,truncate,link,linkat,renameat,renameat2,unlinkat,rmdir,mkdirat,copy_file_range,sendfile";
+const MODELLED: &str = "openat,close,pwrite64,write,fsync,fdatasync,sync_file_range,rename,unlink,unlinkat,rmdir,ftruncate,lseek,mkdir";
+const NOT_MODELLED: &str = "pwritev,pwritev2,writev,fallocate,truncate,link,linkat,renameat,renameat2,mkdirat,copy_file_range,sendfile";
 
 /// The number of a file, which keeps it under any name.
 pub type FileNumber = usize;
@@ -89,10 +88,20 @@ impl Reader {
     }
 
     fn take(&mut self, call: Call, root: &str, open: &mut HashMap<i64, Open>) -> Result<(), String> {
-        // The folder itself has the empty name.
-        let below = |number: usize| call.paths.get(number).and_then(|path| format!("{path}/").strip_prefix(root).map(str::to_owned));
-        let below = |number: usize| below(number).map(|path| path.trim_end_matches('/').to_owned());
         let descriptor = call.numbers.first().copied().unwrap_or(-1);
+        // Paths may be relative to an open folder. The recorded folder itself has the empty name.
+        let folder = match open.get(&descriptor) {
+            Some(Open::Folder(path)) => Some(format!("{root}{path}")),
+            _ => None,
+        };
+        let absolute = |path: &String| match &folder {
+            Some(folder) if !path.starts_with('/') => format!("{folder}/{path}/"),
+            _ => format!("{path}/"),
+        };
+        let below = |number: usize| {
+            let path = absolute(call.paths.get(number)?);
+            path.strip_prefix(root).map(|path| path.trim_end_matches('/').to_owned())
+        };
         if call.name == "close" {
             open.remove(&descriptor);
             return Ok(());
@@ -150,13 +159,14 @@ impl Reader {
             }
             ("rename", _) => {
                 let (Some(from), Some(to)) = (below(0), below(1)) else { return Ok(()) };
-                let file = self.names.remove(&from).ok_or("there is no such file")?;
-                self.names.insert(to.clone(), file);
+                self.rename(&from, &to)?;
                 operations.push(Operation::Rename { from, to });
             }
-            ("unlink", _) => {
+            ("unlink" | "unlinkat" | "rmdir", _) => {
                 let Some(path) = below(0) else { return Ok(()) };
-                self.names.remove(&path).ok_or("there is no such file")?;
+                if self.names.remove(&path).is_none() && !self.folders.remove(&path) {
+                    return Err("there is no such file".into());
+                }
                 operations.push(Operation::Unlink { path });
             }
             ("mkdir", _) => {
@@ -171,6 +181,27 @@ impl Reader {
         self.operations.extend(operations.into_iter().map(|operation| Recorded { began: call.began, ended: call.ended, operation }));
         Ok(())
     }
+
+    /// A file, or a folder with everything in it.
+    fn rename(&mut self, from: &str, to: &str) -> Result<(), String> {
+        if let Some(file) = self.names.remove(from) {
+            self.names.insert(to.to_owned(), file);
+            return Ok(());
+        }
+        if !self.folders.contains(from) {
+            return Err("there is no such file".into());
+        }
+        let moved = |path: &str| moved(path, from, to).unwrap_or_else(|| path.to_owned());
+        self.names = self.names.drain().map(|(path, file)| (moved(&path), file)).collect();
+        self.folders = self.folders.drain().map(|path| moved(&path)).collect();
+        Ok(())
+    }
+}
+
+/// The new path of something at `from` or below it, once that is renamed.
+pub fn moved(path: &str, from: &str, to: &str) -> Option<String> {
+    let rest = path.strip_prefix(from).filter(|rest| rest.is_empty() || rest.starts_with('/'))?;
+    Some(format!("{to}{rest}"))
 }
 
 /// A line of a recording.

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::image::Image;
-use super::recording::{FileNumber, Operation, Recorded};
+use super::recording::{FileNumber, Operation, Recorded, moved};
 
 /// What a file system owes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,11 +112,11 @@ fn rename(names: &mut BTreeMap<String, Entry>, change: &Operation) {
     match change {
         Operation::Create { file, path } if there(names, parent(path)) => drop(names.insert(path.clone(), Entry::File(*file))),
         Operation::MakeFolder { path } if there(names, parent(path)) => drop(names.insert(path.clone(), Entry::Folder)),
-        Operation::Unlink { path } => drop(names.remove(path)),
-        Operation::Rename { from, to } => {
-            if let Some(entry) = names.remove(from) {
-                names.insert(to.clone(), entry);
-            }
+        // A folder goes only once it is empty.
+        Operation::Unlink { path } if !names.keys().any(|other| parent(other) == path) => drop(names.remove(path)),
+        Operation::Rename { from, to } if names.contains_key(from) => {
+            let old = std::mem::take(names);
+            names.extend(old.into_iter().map(|(path, entry)| (moved(&path, from, to).unwrap_or(path), entry)));
         }
         _ => {}
     }

@@ -9,7 +9,7 @@ use std::path::Path;
 const MUTATING: [&str; 11] =
     ["pwrite64", "write", "fsync", "fdatasync", "sync_file_range", "rename", "unlink", "ftruncate", "openat", "mkdir", "fallocate"];
 /// Files, by their path in the data folder, that keep their names, so that calls on them can be told from others.
-const STABLE: [&str; 7] = ["STORE.new", "CHECKPOINT.new", "journal/spare.log", "journal", "sled/db", "sled/conf", "sled"];
+const STABLE: [&str; 8] = ["STORE.new", "CHECKPOINT.new", "SYNCED", "journal/spare.log", "journal", "sled/db", "sled/conf", "sled"];
 /// What the daemon also does with sockets and terminals, so that it is only looked at for a file.
 const ONLY_ON_FILES: [&str; 2] = ["write", "openat"];
 
