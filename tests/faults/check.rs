@@ -12,6 +12,8 @@ use super::oracle::{Shared, lock};
 
 /// Keys of one lookup.
 const KEYS: usize = 500;
+/// One check in so many has the store verify itself too.
+const VERIFIED: u8 = 4;
 /// Articles, and URLs, that are also asked for one by one.
 const ONE_BY_ONE: usize = 60;
 
@@ -69,7 +71,22 @@ pub async fn settle(client: &Client, oracle: &Shared, chance: &mut fastrand::Rng
     }
     counts(client, &found).await?;
     status(client, oracle, &found).await?;
+    if chance.u8(..VERIFIED) == 0 {
+        verified(client).await?;
+    }
     Ok(settled)
+}
+
+/// The store's own verification agrees that nothing is wrong.
+async fn verified(client: &Client) -> Result<(), String> {
+    use v1::verify_store_response::Event;
+    let mut events = answer(client.verify_store(i64::from(i32::MAX))).await?.map_err(|error| failed("VerifyStore", &error))?;
+    while let Some(event) = answer(events.next()).await?.map_err(|error| failed("VerifyStore", &error))? {
+        if let Event::Finding(finding) = event {
+            return Err(format!("VerifyStore found {finding:?}"));
+        }
+    }
+    Ok(())
 }
 
 /// Every stream that is not known to be finished is opened again.
