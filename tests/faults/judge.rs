@@ -112,7 +112,8 @@ pub async fn judge(launch: &Launch, expected: &Expected) -> Result<Verdict, Stri
         Err(error) => seen.failed.push(error),
     }
     let Seen { damaged, wrong, miscounted, failed } = seen;
-    let gives_up = (!failed.is_empty() || !miscounted.is_empty()) && gives_up(&mut daemon).await?;
+    let forgivable = wrong.is_empty() && !(failed.is_empty() && miscounted.is_empty());
+    let gives_up = forgivable && gives_up(&mut daemon).await?;
     daemon.kill().await?;
     // What is forgiven to a daemon that says that it fails: calls that it does not answer, and counts.
     let forgiven = if gives_up { 0 } else { miscounted.len() + failed.len() };
