@@ -53,7 +53,7 @@ pub async fn test(plan: Plan) -> Result<String, String> {
     for round in 0..rounds {
         let (call, most) = &FAILING[round % FAILING.len()];
         let number = chance.usize(1..=*most);
-        let when = if chance.bool() { format!("{number}") } else { format!("{number}+") };
+        let when = if chance.bool() && !is_checkpoint(call) { format!("{number}") } else { format!("{number}+") };
         let scratch = Scratch::new(&plan)?;
         let name = format!("EIO at call {when} of {call}");
         match one(&scratch, call, &when, &mut figures, &mut chance).await {
@@ -68,6 +68,12 @@ pub async fn test(plan: Plan) -> Result<String, String> {
         settled.landed, settled.absent
     );
     failures.report(text)
+}
+
+/// Whether a call is the sync of sled's file, which matters at a checkpoint: until then the journal holds everything. The kernel
+/// tells of a write that was lost once on every handle, sled's and the store's own, so this call fails from then on.
+fn is_checkpoint(call: &Call) -> bool {
+    (call.name, call.file) == ("fsync", Some("sled/db"))
 }
 
 async fn one(
@@ -91,7 +97,7 @@ async fn one(
     let end = match traced.start().await? {
         Started::Ended(ended) if ended.with_message() => "refused to open",
         Started::Ended(ended) => return Err(format!("the daemon ended without a clear message: {ended}")),
-        Started::Listening(daemon) => hit(*daemon, &trace, &oracle, figures, chance).await?,
+        Started::Listening(daemon) => hit(*daemon, call, &trace, &oracle, figures, chance).await?,
     };
     if call.name != "pwrite64" {
         no_second_sync(&trace)?;
@@ -106,6 +112,7 @@ async fn one(
 /// Loads the daemon until its error comes, and sees how it takes it.
 async fn hit(
     daemon: Daemon,
+    call: &Call,
     trace: &Path,
     oracle: &Shared,
     figures: &mut Figures,
@@ -117,7 +124,7 @@ async fn hit(
         sleep(Duration::from_millis(10)).await; // ok: between two looks
     }
     let client = daemon.connect().await;
-    if injected(trace) == 0 {
+    if injected(trace) == 0 || is_checkpoint(call) {
         figures.acknowledged += load.finish().await?.acknowledged();
         return closing(daemon, trace).await;
     }
