@@ -10,6 +10,7 @@ mod kit;
 mod log;
 mod lookups;
 mod pages;
+mod revisions;
 mod scans;
 mod snapshots;
 mod streams;
@@ -108,6 +109,7 @@ pub async fn check(subject: &dyn Subject) -> Result<(), Violation> {
 pub async fn check_engine(store: Arc<dyn ArticleStore>) -> Result<(), Violation> {
     check(&Engine(Arc::clone(&store))).await?;
     pages::check(&*store).await?;
+    revisions::check(&store).await?;
     log::check(&*store).await?;
     streams::check(&*store).await?;
     concurrency::check(Arc::clone(&store)).await?;

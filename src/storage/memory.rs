@@ -3,6 +3,7 @@
 //! It is there to be right by reading: every write is carried out inside `submit`, and every read looks at all there is that
 //! could matter. What it answers is what every other engine must answer. Durability is as long as the process.
 
+mod revisions;
 mod snapshot;
 mod verify;
 
@@ -15,9 +16,9 @@ use async_trait::async_trait;
 use self::snapshot::MemorySnapshot;
 use super::{
     ArticleStore, BatchOutcome, Change, ChangeKind, Contents, CountOfGroup, CountRequest, CountedGroup, CountedHost, Direction, Durability,
-    GroupBy, IngestPosition, IngestStreamId, LookupResult, OpenedStream, OutcomeCounts, Page, PendingCommit, Precondition, ScanRequest,
-    Snapshot, StoreError, StoreHealth, StoreId, StoreIdentity, StoreStats, StreamState, VerifyCursor, VerifyStep, Write, WriteBatch,
-    WriteOutcome, WriteRefusal, Written,
+    GroupBy, IngestPosition, IngestStreamId, LookupResult, OpenedStream, OutcomeCounts, Page, PendingCommit, Precondition,
+    RevisionsRequest, ScanRequest, Snapshot, StoreError, StoreHealth, StoreId, StoreIdentity, StoreStats, StreamState, VerifyCursor,
+    VerifyStep, Write, WriteBatch, WriteOutcome, WriteRefusal, Written,
 };
 use crate::article::{Article, ArticleDate, ArticleHead, ArticleKey, CanonicalUrl, StoredArticle, Timestamp};
 
@@ -289,6 +290,23 @@ impl ArticleStore for MemoryStore {
     async fn article_dates(&self, url: &CanonicalUrl, limit: usize) -> Result<Vec<ArticleDate>, StoreError> {
         let state = self.open()?;
         Ok(state.articles.keys().rev().filter(|key| key.url == *url).map(|key| key.date).take(limit).collect())
+    }
+
+    async fn revision(&self, key: &ArticleKey, revision: u64) -> Result<Option<StoredArticle>, StoreError> {
+        Ok(self.open()?.revision(key, revision))
+    }
+
+    async fn revision_as_of(&self, key: &ArticleKey, instant: Timestamp) -> Result<Option<StoredArticle>, StoreError> {
+        Ok(self.open()?.revision_as_of(key, instant))
+    }
+
+    async fn revisions(&self, request: &RevisionsRequest) -> Result<Page<StoredArticle, u64>, StoreError> {
+        let mut budget = Budget::new(request.text_budget);
+        Ok(self.open()?.revisions(request, |stored| (stored.clone(), budget.has_room_after(&stored.article))))
+    }
+
+    async fn revision_heads(&self, request: &RevisionsRequest) -> Result<Page<ArticleHead, u64>, StoreError> {
+        Ok(self.open()?.revisions(request, |stored| (stored.head.clone(), true)))
     }
 
     async fn articles(&self, keys: &[ArticleKey], text_budget: usize) -> Result<Vec<LookupResult>, StoreError> {

@@ -71,6 +71,30 @@ pub trait ArticleStore: Send + Sync + 'static {
     /// The dates under which articles with this URL are stored, latest first, at most `limit`.
     async fn article_dates(&self, url: &CanonicalUrl, limit: usize) -> Result<Vec<ArticleDate>, StoreError>;
 
+    /// The article under a key in this revision, or `None` where there is no such revision: it was never made, or the article is
+    /// deleted, or was deleted since and created again.
+    ///
+    /// Every revision is kept until the article is deleted, so those of an article that is there have consecutive numbers. One
+    /// that is missing among them is [`StoreError::Damaged`].
+    async fn revision(&self, key: &ArticleKey, revision: u64) -> Result<Option<StoredArticle>, StoreError>;
+
+    /// The article under a key as it was at an instant: of its revisions the one with the latest `update_time` that is not
+    /// after it. `None` where the article did not exist yet.
+    ///
+    /// A deletion takes the past with it. While an article is deleted, this gives `None` for every instant, also for those
+    /// before the deletion. Created again, it exists from its new `create_time` on, and before that again `None`.
+    ///
+    /// For an instant that has passed, the answer changes only by a deletion. That holds by the clock of the store, whose
+    /// times never go back for one article.
+    async fn revision_as_of(&self, key: &ArticleKey, instant: Timestamp) -> Result<Option<StoredArticle>, StoreError>;
+
+    /// A page of an article's revisions, newest first, the latest included. Empty where there is no such article, and where
+    /// it has no revision before the one that the request names.
+    async fn revisions(&self, request: &RevisionsRequest) -> Result<Page<StoredArticle, u64>, StoreError>;
+
+    /// The same page without texts. The text budget does not apply.
+    async fn revision_heads(&self, request: &RevisionsRequest) -> Result<Page<ArticleHead, u64>, StoreError>;
+
     /// The articles under the first of these keys: one result a key, in their order, until the articles found hold more
     /// than `text_budget` bytes of text. Gives at least one result where there is a key. Damage concerns its own key alone.
     async fn articles(&self, keys: &[ArticleKey], text_budget: usize) -> Result<Vec<LookupResult>, StoreError>;
@@ -262,13 +286,26 @@ impl ScanRequest {
     }
 }
 
-/// A part of a scan.
+/// Which page of an article's revisions.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Page<T> {
+pub struct RevisionsRequest {
+    /// Of which article.
+    pub key: ArticleKey,
+    /// Where to go on: with the one before this revision; with the latest where it is `None`.
+    pub before: Option<u64>,
+    /// How many revisions at most; at least 1.
+    pub limit: usize,
+    /// The page ends after the revision with which its texts exceed this many bytes.
+    pub text_budget: usize,
+}
+
+/// A part of a scan, or of an article's revisions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page<T, P = ArticleKey> {
     /// The articles in order.
     pub items: Vec<T>,
-    /// Where the next page goes on; `None` at the end. May be set on a page that is short or even empty.
-    pub next: Option<ArticleKey>,
+    /// Where the next page goes on; `None` at the end. May be set on a page that is short or, of a scan, even empty.
+    pub next: Option<P>,
 }
 
 /// What to count.

@@ -33,6 +33,8 @@ pub enum Place {
     Host(CountedHost),
     /// After the change with this number.
     Change(u64),
+    /// Before this revision.
+    Revision(u64),
 }
 
 /// Why a text is no token for this question.
@@ -66,15 +68,25 @@ impl TokenScope {
         Self::new(store_id, kind, Some(filter))
     }
 
+    /// Tokens of an article's revisions.
+    pub fn revisions(store_id: StoreId, key: &ArticleKey) -> Self {
+        let url = key.url.key().as_bytes();
+        Self::asking(store_id, 7, xxh3_64(&[&key.date.number().to_be_bytes(), url].concat()))
+    }
+
     /// Tokens of the change log, which serve every filter: what a watch adds to them is its own matter.
     pub fn changes(store_id: StoreId) -> Self {
         Self::new(store_id, 6, None)
     }
 
     fn new(store_id: StoreId, kind: u8, filter: Option<&Filter>) -> Self {
+        Self::asking(store_id, kind, filter.map_or(0, Filter::fingerprint))
+    }
+
+    fn asking(store_id: StoreId, kind: u8, about: u64) -> Self {
         let mut question = [0; 9];
         question[0] = kind;
-        question[1..].copy_from_slice(&filter.map_or(0, Filter::fingerprint).to_be_bytes());
+        question[1..].copy_from_slice(&about.to_be_bytes());
         Self { store_id, question: xxh3_64(&question) }
     }
 
@@ -101,6 +113,10 @@ impl TokenScope {
             Place::Change(sequence) => {
                 token.push(4);
                 token.extend_from_slice(&sequence.to_be_bytes());
+            }
+            Place::Revision(revision) => {
+                token.push(5);
+                token.extend_from_slice(&revision.to_be_bytes());
             }
         }
         token.extend_from_slice(&xxh3_64(&token).to_be_bytes());
@@ -147,6 +163,7 @@ fn read_place(content: &[u8]) -> Option<Place> {
             Some(Place::Host(host))
         }
         4 => Some(Place::Change(u64::from_be_bytes(content.try_into().ok()?))),
+        5 => Some(Place::Revision(u64::from_be_bytes(content.try_into().ok()?))),
         _ => None,
     }
 }
@@ -160,8 +177,9 @@ mod tests {
         let scope = TokenScope::scan(StoreId([7; 16]), &Filter::ALL, Direction::Ascending);
         let url = CanonicalUrl::parse("http://www.example.com:8080/a?b=c").unwrap();
         let date: ArticleDate = "2024-05-01".parse().unwrap();
+        let key = ArticleKey { date, url: url.clone() };
         for place in
-            [Place::Host(CountedHost::of(&url)), Place::Article(ArticleKey { date, url }), Place::Day(date), Place::Change(u64::MAX)]
+            [Place::Host(CountedHost::of(&url)), Place::Article(key.clone()), Place::Day(date), Place::Change(u64::MAX), Place::Revision(7)]
         {
             let token = scope.write(&place);
             assert_eq!(scope.read(&token), Ok(place));
@@ -170,6 +188,7 @@ mod tests {
                 TokenScope::scan(StoreId([7; 16]), &Filter::ALL, Direction::Descending),
                 TokenScope::count(StoreId([7; 16]), &Filter::ALL, &GroupBy::Total),
                 TokenScope::changes(StoreId([7; 16])),
+                TokenScope::revisions(StoreId([7; 16]), &key),
             ];
             for other in others {
                 assert_eq!(other.read(&token), Err(TokenError::Mismatch));

@@ -6,9 +6,10 @@ use async_trait::async_trait;
 
 use super::kit::{OrViolation as _, Site, batch, holds};
 use super::{GroupKind, PutOutcome, Subject, Violation};
-use crate::article::{Article, ArticleDate, ArticleKey, CanonicalUrl, Filter, StoredArticle};
+use crate::article::{Article, ArticleDate, ArticleKey, CanonicalUrl, Filter, StoredArticle, Timestamp};
 use crate::storage::{
-    ArticleStore, CountRequest, CountedGroup, Direction, GroupBy, Precondition, ScanRequest, StoreError, Write, WriteOutcome, Written,
+    ArticleStore, CountRequest, CountedGroup, Direction, GroupBy, Precondition, RevisionsRequest, ScanRequest, StoreError, Write,
+    WriteOutcome, Written,
 };
 
 /// Texts of a page at most: little, so that the suite's larger articles end pages before their limit does.
@@ -149,12 +150,17 @@ pub async fn check_closing(store: &dyn ArticleStore) -> Result<(), Violation> {
     let (key, filter) = (article.key().clone(), site.filter()?);
     let scan = ScanRequest { filter: filter.clone(), direction: Direction::Ascending, after: None, limit: 1, text_budget: 1 };
     let count = CountRequest { filter, group_by: GroupBy::Total, limit: 1 };
+    let revisions = RevisionsRequest { key: key.clone(), before: None, limit: 1, text_budget: 1 };
     let stream = "closed".parse().or_violation("the stream id of the check is one")?;
     let calls = [
         ("article", store.article(&key).await.err()),
         ("latest_article", store.latest_article(&key.url).await.err()),
         ("article_dates", store.article_dates(&key.url, 1).await.err()),
         ("articles", store.articles(std::slice::from_ref(&key), 1).await.err()),
+        ("revision", store.revision(&key, 1).await.err()),
+        ("revision_as_of", store.revision_as_of(&key, Timestamp::now()).await.err()),
+        ("revisions", store.revisions(&revisions).await.err()),
+        ("revision_heads", store.revision_heads(&revisions).await.err()),
         ("scan", store.scan(&scan).await.err()),
         ("scan_heads", store.scan_heads(&scan).await.err()),
         ("count", store.count(&count).await.err()),

@@ -113,6 +113,12 @@ pub fn parse_revision_key(bytes: &[u8]) -> Result<ArticleKey, StoreError> {
     parse_article_key(article.ok_or_else(|| StoreError::damaged("a key of the revisions", "it is cut short"))?)
 }
 
+/// The number in the key of an earlier revision.
+pub fn parse_revision_number(bytes: &[u8]) -> Result<u64, StoreError> {
+    let number = bytes.last_chunk::<8>().copied().map(u64::from_be_bytes);
+    number.ok_or_else(|| StoreError::damaged("a key of the revisions", "it is cut short"))
+}
+
 /// The key of an entry of the index by URL.
 pub fn url_index_key(key: &ArticleKey) -> Vec<u8> {
     let mut bytes = url_index_prefix(&key.url);

@@ -17,6 +17,7 @@ mod pin;
 mod pool;
 mod reader;
 mod reclaim;
+mod revisions;
 mod room;
 mod shared;
 mod snapshot;
@@ -53,7 +54,8 @@ use self::synced::SyncedNote;
 use self::trees::Trees;
 use super::{
     ArticleStore, Change, CountOfGroup, CountRequest, Durability, IngestStreamId, LookupResult, OpenedStream, Page, PendingCommit,
-    ScanRequest, Snapshot, StoreError, StoreHealth, StoreIdentity, StoreOptions, StoreStats, VerifyCursor, VerifyStep, WriteBatch,
+    RevisionsRequest, ScanRequest, Snapshot, StoreError, StoreHealth, StoreIdentity, StoreOptions, StoreStats, VerifyCursor, VerifyStep,
+    WriteBatch,
 };
 use crate::article::{ArticleDate, ArticleHead, ArticleKey, CanonicalUrl, StoredArticle, Timestamp};
 use crate::storage::planted::{Fault, planted};
@@ -353,6 +355,26 @@ impl ArticleStore for SledStore {
     async fn article_dates(&self, url: &CanonicalUrl, limit: usize) -> Result<Vec<ArticleDate>, StoreError> {
         let url = url.clone();
         self.read(move |trees, _| trees.article_dates(&url, limit)).await
+    }
+
+    async fn revision(&self, key: &ArticleKey, revision: u64) -> Result<Option<StoredArticle>, StoreError> {
+        let key = key.clone();
+        self.read(move |trees, _| trees.revision(&key, revision)).await
+    }
+
+    async fn revision_as_of(&self, key: &ArticleKey, instant: Timestamp) -> Result<Option<StoredArticle>, StoreError> {
+        let key = key.clone();
+        self.read(move |trees, _| trees.revision_as_of(&key, instant)).await
+    }
+
+    async fn revisions(&self, request: &RevisionsRequest) -> Result<Page<StoredArticle, u64>, StoreError> {
+        let request = request.clone();
+        self.read(move |trees, cancelled| trees.revisions(&request, cancelled)).await
+    }
+
+    async fn revision_heads(&self, request: &RevisionsRequest) -> Result<Page<ArticleHead, u64>, StoreError> {
+        let request = request.clone();
+        self.read(move |trees, cancelled| trees.revision_heads(&request, cancelled)).await
     }
 
     async fn articles(&self, keys: &[ArticleKey], text_budget: usize) -> Result<Vec<LookupResult>, StoreError> {

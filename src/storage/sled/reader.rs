@@ -12,7 +12,7 @@ use crate::article::{ArticleDate, ArticleHead, ArticleKey, CanonicalUrl, Filter,
 use crate::storage::{Change, CountOfGroup, CountRequest, CountedGroup, CountedHost, Direction, GroupBy, Page, ScanRequest, StoreError};
 
 /// How often a reader tries again where the article changes under it. Each try needs another write in between.
-const TRIES: usize = 100;
+pub const TRIES: usize = 100;
 
 impl Trees {
     /// The article under a key.
@@ -20,7 +20,7 @@ impl Trees {
         let key_bytes = keys::article_key(key);
         self.check_day(key.date)?;
         let Some(record) = self.get(Tree::Articles, &key_bytes)? else { return Ok(None) };
-        self.decode(key, &key_bytes, record)
+        self.decode(key, Tree::Articles, &key_bytes, record)
     }
 
     /// Of all articles with this URL, the one with the latest date.
@@ -45,7 +45,7 @@ impl Trees {
     pub fn scan(&self, request: &ScanRequest, cancelled: &Cancelled) -> Result<Page<StoredArticle>, StoreError> {
         let mut text_bytes = 0;
         self.page(request, cancelled, |key, key_bytes, record| {
-            let article = self.decode(&key, key_bytes, record)?;
+            let article = self.decode(&key, Tree::Articles, key_bytes, record)?;
             text_bytes += article.as_ref().map_or(0, |article| article.article.size());
             Ok((article, text_bytes <= request.text_budget))
         })
@@ -122,8 +122,15 @@ impl Trees {
         Ok(manifest)
     }
 
-    /// Decodes a record, with its payload from the journal. `None` where the article was deleted meanwhile.
-    fn decode(&self, key: &ArticleKey, key_bytes: &[u8], mut record: sled::IVec) -> Result<Option<StoredArticle>, StoreError> {
+    /// Decodes a record that stands in a tree, with its payload from the journal: what stands there by then, and `None` where
+    /// that is nothing any more.
+    pub fn decode(
+        &self,
+        key: &ArticleKey,
+        tree: Tree,
+        key_bytes: &[u8],
+        mut record: sled::IVec,
+    ) -> Result<Option<StoredArticle>, StoreError> {
         for _ in 0..TRIES {
             let StoredRecord { header, location } = StoredRecord::decode(key, &record)?;
             let problem = match self.segments().read(location, header.payload_bytes())? {
@@ -134,7 +141,7 @@ impl Trees {
                 },
             };
             // A segment that is no longer needed goes: what looks damaged may only have been replaced, moved or deleted.
-            match self.get(Tree::Articles, key_bytes)? {
+            match self.get(tree, key_bytes)? {
                 None => return Ok(None),
                 Some(now) if now != record => record = now,
                 Some(_) => return Err(StoreError::damaged(format!("article {key}"), problem)),
