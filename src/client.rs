@@ -11,7 +11,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
 use tonic_types::StatusExt as _;
 
-use crate::article::{ArticleDraft, FieldViolation};
+use crate::article::{ArticleDraft, FieldViolation, Timestamp};
 use crate::grpc::convert;
 pub use crate::grpc::v1;
 
@@ -102,6 +102,14 @@ impl Client {
     pub async fn stream_articles(&self, request: v1::StreamArticlesRequest) -> Result<ArticleStream, ClientError> {
         let stream = self.articles.clone().stream_articles(request).await?.into_inner();
         Ok(ArticleStream { stream, batch: Vec::new().into_iter(), ended: false })
+    }
+
+    /// A page of an article's revisions.
+    pub async fn list_article_revisions(
+        &self,
+        request: v1::ListArticleRevisionsRequest,
+    ) -> Result<v1::ListArticleRevisionsResponse, ClientError> {
+        Ok(self.articles.clone().list_article_revisions(request).await?.into_inner())
     }
 
     /// Stores an article.
@@ -366,4 +374,9 @@ pub fn to_wire(draft: ArticleDraft) -> v1::Article {
 /// Where an instant is out of range.
 pub fn from_wire(article: v1::Article) -> Result<ArticleDraft, Vec<FieldViolation>> {
     convert::draft_from_wire(article)
+}
+
+/// An instant as a message.
+pub fn time_to_wire(time: Timestamp) -> prost_types::Timestamp {
+    convert::time_to_wire(time)
 }

@@ -4,6 +4,7 @@ mod daemon {
     mod drain;
     pub mod harness;
     mod older_files;
+    mod revisions;
 }
 
 use daemon::harness::{Daemon, article, dateline, key};
@@ -230,13 +231,6 @@ async fn bad_requests_get_the_reason_that_the_protocol_names() {
     assert_eq!(reason(list(v1::ListArticlesRequest { page_size: -1, ..Default::default() }).await), "INVALID_ARGUMENT");
     assert_eq!(reason(list(v1::ListArticlesRequest { page_token: "x".into(), ..Default::default() }).await), "INVALID_TOKEN");
     assert_eq!(reason(daemon.client.delete_articles(v1::DeleteArticlesRequest::default()).await), "INVALID_FILTER");
-    let as_of = v1::get_article_request::Version::Revision(7);
-    put(&daemon, article("2024-05-01", "https://example.com/", "T", ""), None).await.unwrap();
-    let target = Some(Target::Url("https://example.com/".into()));
-    assert_eq!(
-        reason(daemon.client.get_article(v1::GetArticleRequest { target, version: Some(as_of), ..Default::default() }).await),
-        "NOT_SUPPORTED_YET"
-    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

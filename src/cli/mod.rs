@@ -9,6 +9,7 @@ mod ingest;
 mod list;
 mod output;
 mod restore;
+mod revisions;
 mod serve;
 mod status;
 mod verify;
@@ -53,6 +54,7 @@ enum Command {
     Serve(serve::ServeArgs),
     Ingest(ingest::IngestArgs),
     Get(get::GetArgs),
+    Revisions(revisions::RevisionsArgs),
     List(list::ListArgs),
     Count(count::CountArgs),
     Export(export::ExportArgs),
@@ -72,6 +74,7 @@ pub async fn run(cli: Cli) -> Result<(), CommandError> {
         Command::Serve(args) => serve::run(args).await,
         Command::Ingest(args) => ingest::run(args).await,
         Command::Get(args) => get::run(args).await,
+        Command::Revisions(args) => revisions::run(args).await,
         Command::List(args) => list::run(args).await,
         Command::Count(args) => count::run(args).await,
         Command::Export(args) => export::run(args).await,

@@ -7,7 +7,7 @@ use super::status::ApiError;
 use super::v1::{self, article_service_server::ArticleService};
 use super::{Api, STREAM_MESSAGE_BYTES, convert};
 use crate::article::url::RULES_VERSION;
-use crate::article::{ArticleDraft, ArticleKey, Etag, FieldSet, FieldViolation, Filter, Reason, StoredArticle};
+use crate::article::{ArticleDraft, ArticleKey, Etag, FieldSet, FieldViolation, Filter, Reason};
 use crate::storage::token::{Place, TokenScope};
 use crate::storage::{
     CountRequest, CountedGroup, Direction, GroupBy, Page, Precondition, ScanRequest, Write, WriteBatch, WriteOutcome, Written,
@@ -96,9 +96,9 @@ impl ArticleService for Api {
 
     async fn list_article_revisions(
         &self,
-        _: Request<v1::ListArticleRevisionsRequest>,
+        request: Request<v1::ListArticleRevisionsRequest>,
     ) -> Result<Response<v1::ListArticleRevisionsResponse>, Status> {
-        Err(ApiError::Unimplemented("ListArticleRevisions").into())
+        Ok(Response::new(self.revisions(request.into_inner()).await?))
     }
 
     async fn count_articles(&self, request: Request<v1::CountArticlesRequest>) -> Result<Response<v1::CountArticlesResponse>, Status> {
@@ -123,33 +123,6 @@ impl ArticleService for Api {
 }
 
 impl Api {
-    async fn get(&self, request: v1::GetArticleRequest) -> Result<v1::Article, ApiError> {
-        use v1::get_article_request::{Target, Version};
-        let fields = convert::read_mask(request.read_mask.as_ref())?;
-        let (found, what) = match request.target {
-            None => return Err(FieldViolation::new("target", Reason::Required, "is missing: set key or url").into()),
-            Some(Target::Key(key)) => {
-                let key = convert::key("key", Some(&key), &self.limits.article)?;
-                (self.store.article(&key).await?, key.to_string())
-            }
-            Some(Target::Url(url)) => {
-                let url = convert::url("url", &url, &self.limits.article)?;
-                (self.store.latest_article(&url).await?, format!("with the URL {url}"))
-            }
-        };
-        let found: StoredArticle = found.ok_or(ApiError::ArticleNotFound(what))?;
-        match request.version {
-            None => {}
-            Some(Version::Revision(revision)) if revision == found.head.revision as i64 => {}
-            Some(Version::Revision(revision)) if revision < 1 => {
-                return Err(FieldViolation::new("revision", Reason::InvalidArgument, "is less than 1").into());
-            }
-            Some(Version::Revision(_)) => return Err(ApiError::Unimplemented("reading an earlier revision")),
-            Some(Version::AsOf(_)) => return Err(ApiError::Unimplemented("reading as of a time")),
-        }
-        Ok(convert::article_to_wire(found, fields))
-    }
-
     async fn lookup(&self, keys: &[v1::ArticleKey], fields: FieldSet, out: &Outgoing<v1::LookupArticlesResponse>) -> Result<(), ApiError> {
         let parsed: Vec<_> = keys.iter().map(|key| convert::key("keys", Some(key), &self.limits.article)).collect();
         let mut rest = &parsed[..];
@@ -391,7 +364,7 @@ impl Api {
 }
 
 /// What an article takes in a message.
-fn wire_size(article: &v1::Article) -> usize {
+pub(super) fn wire_size(article: &v1::Article) -> usize {
     prost::Message::encoded_len(article) + 8
 }
 

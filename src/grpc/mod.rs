@@ -12,6 +12,7 @@ pub mod convert;
 mod ingest;
 mod ingest_stream;
 mod outgoing;
+mod revisions;
 pub mod status;
 mod verification;
 

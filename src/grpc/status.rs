@@ -25,6 +25,13 @@ pub enum ApiError {
     Violations(Vec<FieldViolation>),
     /// There is no article under this key, or with this URL.
     ArticleNotFound(String),
+    /// There is this article, but not in this revision or as of this time.
+    RevisionNotFound {
+        /// The article.
+        key: ArticleKey,
+        /// What was asked for.
+        version: String,
+    },
     /// There is an article, and the precondition says that there must not be.
     AlreadyExists(ArticleKey),
     /// The article has another etag than the precondition says.
@@ -121,6 +128,9 @@ impl ApiError {
                 (Code::InvalidArgument, reason.as_str(), text)
             }
             Self::ArticleNotFound(what) => (Code::NotFound, "ARTICLE_NOT_FOUND", format!("there is no article {what}")),
+            Self::RevisionNotFound { key, version } => {
+                (Code::NotFound, "REVISION_NOT_FOUND", format!("there is an article {key}, but none {version}"))
+            }
             Self::AlreadyExists(key) => (Code::AlreadyExists, "ARTICLE_ALREADY_EXISTS", format!("there is an article {key} already")),
             Self::EtagMismatch(key) => {
                 let text = format!("article {key} was changed by somebody else: read it again and decide anew");
