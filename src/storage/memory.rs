@@ -12,6 +12,7 @@ use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
 
 use async_trait::async_trait;
+use tokio::sync::watch;
 
 use self::snapshot::MemorySnapshot;
 use super::{
@@ -32,6 +33,8 @@ pub struct MemoryStore {
     state: Mutex<State>,
     /// Held by the snapshot that is being read.
     snapshot: Mutex<Weak<()>>,
+    /// Told of every write, and of the end.
+    changed: watch::Sender<()>,
 }
 
 #[derive(Debug, Default)]
@@ -67,7 +70,7 @@ impl MemoryStore {
     pub fn new() -> std::io::Result<Self> {
         let identity =
             StoreIdentity { engine: "memory", store_id: StoreId::random()?, format_version: FORMAT_VERSION, durability: Durability::Fsync };
-        Ok(Self { identity, state: Mutex::default(), snapshot: Mutex::default() })
+        Ok(Self { identity, state: Mutex::default(), snapshot: Mutex::default(), changed: watch::Sender::new(()) })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -277,6 +280,18 @@ impl ArticleStore for MemoryStore {
         self.lock().sequence()
     }
 
+    async fn sequence_after(&self, seen: u64) -> Result<u64, StoreError> {
+        let mut changed = self.changed.subscribe();
+        loop {
+            let sequence = self.open()?.sequence();
+            if sequence > seen {
+                return Ok(sequence);
+            }
+            // The sender lives as long as this does.
+            drop(changed.changed().await);
+        }
+    }
+
     async fn article(&self, key: &ArticleKey) -> Result<Option<StoredArticle>, StoreError> {
         Ok(self.open()?.article(key))
     }
@@ -339,6 +354,7 @@ impl ArticleStore for MemoryStore {
 
     async fn submit(&self, batch: WriteBatch) -> Result<PendingCommit, StoreError> {
         let outcome = self.open()?.write(batch);
+        self.changed.send_replace(());
         let (reply, pending) = PendingCommit::new();
         // The other end is right here.
         drop(reply.send(outcome));
@@ -375,6 +391,7 @@ impl ArticleStore for MemoryStore {
 
     async fn close(&self) -> Result<(), StoreError> {
         self.lock().closed = true;
+        self.changed.send_replace(());
         Ok(())
     }
 }

@@ -62,6 +62,13 @@ pub trait ArticleStore: Send + Sync + 'static {
     /// The number of the latest change that readers can see; 0 before the first.
     fn sequence(&self) -> u64;
 
+    /// Returns once [`sequence`](Self::sequence) is greater than this one, with what it is then: at once where it is already.
+    /// Whoever waits is woken, and delays no writer.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`] and [`StoreError::Closed`] as soon as the store is, also for who waits already.
+    async fn sequence_after(&self, seen: u64) -> Result<u64, StoreError>;
+
     /// The article under a key, or `None`.
     async fn article(&self, key: &ArticleKey) -> Result<Option<StoredArticle>, StoreError>;
 

@@ -74,9 +74,14 @@ impl TokenScope {
         Self::asking(store_id, 7, xxh3_64(&[&key.date.number().to_be_bytes(), url].concat()))
     }
 
-    /// Tokens of the change log, which serve every filter: what a watch adds to them is its own matter.
+    /// Tokens of the change log, which serve every filter: places that no watch has come to by leaving out what it does not want.
     pub fn changes(store_id: StoreId) -> Self {
         Self::new(store_id, 6, None)
+    }
+
+    /// Tokens of a watch.
+    pub fn watch(store_id: StoreId, filter: &Filter) -> Self {
+        Self::new(store_id, 8, Some(filter))
     }
 
     fn new(store_id: StoreId, kind: u8, filter: Option<&Filter>) -> Self {
@@ -188,6 +193,7 @@ mod tests {
                 TokenScope::scan(StoreId([7; 16]), &Filter::ALL, Direction::Descending),
                 TokenScope::count(StoreId([7; 16]), &Filter::ALL, &GroupBy::Total),
                 TokenScope::changes(StoreId([7; 16])),
+                TokenScope::watch(StoreId([7; 16]), &Filter::ALL),
                 TokenScope::revisions(StoreId([7; 16]), &key),
             ];
             for other in others {

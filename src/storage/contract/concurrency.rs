@@ -17,6 +17,7 @@ pub async fn check(store: Arc<dyn ArticleStore>) -> Result<(), Violation> {
     dropped_outcomes_are_written(&*store).await?;
     one_creates_what_many_create(&store).await?;
     etags_lose_no_update(&store).await?;
+    who_waits_sees_every_change(&store).await?;
     let mut writers = JoinSet::new();
     for _ in 0..WRITERS {
         let store = Arc::clone(&store);
@@ -37,6 +38,35 @@ fn only(outcome: BatchOutcome) -> Result<WriteOutcome, Violation> {
     let found = outcome.outcomes.len();
     let first = outcome.outcomes.into_iter().next().filter(|_| found == 1);
     first.ok_or_else(|| Violation::new(promise, format!("{found} outcomes of one write")))
+}
+
+/// Follows the log by waiting alone, while others write.
+async fn who_waits_sees_every_change(store: &Arc<dyn ArticleStore>) -> Result<(), Violation> {
+    let first = store.sequence();
+    let last = first + WRITERS / 4 * WRITES;
+    let mut tasks = JoinSet::new();
+    for _ in 0..4 {
+        let store = Arc::clone(store);
+        tasks.spawn(async move {
+            let promise = "who waits sees every change, in order";
+            let mut seen = first;
+            while seen < last {
+                let sequence = store.sequence_after(seen).await.or_violation(promise)?;
+                holds("what is told can be read", sequence > seen && sequence <= store.sequence(), || format!("{sequence} after {seen}"))?;
+                for change in store.changes(seen, 7).await.or_violation(promise)? {
+                    seen += 1;
+                    same(promise, &change.sequence, &seen)?;
+                }
+                holds(promise, seen > first, || format!("nothing after {seen}, though told of {sequence}"))?;
+            }
+            Ok(())
+        });
+    }
+    for _ in 0..WRITERS / 4 {
+        let store = Arc::clone(store);
+        tasks.spawn(async move { one_writer_is_kept_in_order(&*store).await });
+    }
+    all_of(tasks).await
 }
 
 /// Submits without waiting for any outcome, and ends with the last.

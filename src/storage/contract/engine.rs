@@ -140,7 +140,21 @@ pub async fn check_closing(store: &dyn ArticleStore) -> Result<(), Violation> {
         let write = Write::put(site.article("/closing", &format!("text {number}"))?);
         pending.push(store.submit(batch([write])).await.or_violation(promise)?);
     }
-    store.close().await.or_violation("a healthy store can be closed")?;
+    let waits = async {
+        let promise = "who waits for changes is told what there is, and of the end";
+        let mut seen = 0;
+        loop {
+            match store.sequence_after(seen).await {
+                Ok(sequence) => holds(promise, sequence > seen, || format!("{sequence} after {seen}"))?,
+                Err(StoreError::Closed) => return Ok(()),
+                Err(error) => return Err(Violation::new(promise, error)),
+            }
+            seen = store.sequence();
+        }
+    };
+    let (closed, waited) = tokio::join!(store.close(), waits);
+    closed.or_violation("a healthy store can be closed")?;
+    waited?;
     for (number, pending) in pending.into_iter().enumerate() {
         let outcome = pending.await.or_violation(promise)?;
         let revisions: Vec<_> = outcome.outcomes.iter().map(|outcome| outcome.as_ref().map(|written| written.head().revision)).collect();
@@ -166,6 +180,7 @@ pub async fn check_closing(store: &dyn ArticleStore) -> Result<(), Violation> {
         ("count", store.count(&count).await.err()),
         ("write", store.write(batch([Write::put(article)])).await.err()),
         ("open_stream", store.open_stream(&stream).await.err()),
+        ("sequence_after", store.sequence_after(0).await.err()),
         ("changes", store.changes(0, 1).await.err()),
         ("snapshot", store.snapshot().await.err()),
         ("verify", store.verify(None).await.err()),

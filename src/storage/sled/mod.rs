@@ -342,6 +342,14 @@ impl ArticleStore for SledStore {
         self.shared.sequence()
     }
 
+    async fn sequence_after(&self, seen: u64) -> Result<u64, StoreError> {
+        tokio::select! {
+            biased;
+            () = self.committer.closed() => Err(self.shared.writable().map_or_else(StoreError::Failed, |()| StoreError::Closed)),
+            sequence = self.shared.sequence_after(seen) => sequence.map_err(StoreError::Failed),
+        }
+    }
+
     async fn article(&self, key: &ArticleKey) -> Result<Option<StoredArticle>, StoreError> {
         let key = key.clone();
         self.read(move |trees, _| trees.article(&key)).await

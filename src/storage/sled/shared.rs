@@ -69,6 +69,23 @@ impl Shared {
         self.sequence.load(Ordering::Acquire)
     }
 
+    /// Returns once that is greater than this one, with what it is then.
+    ///
+    /// # Errors
+    /// The reason, once the store has failed.
+    pub async fn sequence_after(&self, seen: u64) -> Result<u64, String> {
+        let mut published = self.published.subscribe();
+        loop {
+            self.writable()?;
+            let sequence = self.sequence();
+            if sequence > seen {
+                return Ok(sequence);
+            }
+            // The sender lives as long as this does.
+            drop(published.changed().await);
+        }
+    }
+
     /// The totals after the latest group.
     pub fn contents(&self) -> Contents {
         self.lock().contents
@@ -119,5 +136,35 @@ impl Shared {
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         // A copy of a few numbers is whole even where a holder of the lock panicked.
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_waits_for_changes_is_told_of_them_and_of_the_failure() {
+        let shared = Arc::new(Shared::new(State::default()));
+        let waiting = |seen| {
+            let shared = Arc::clone(&shared);
+            tokio::spawn(async move { shared.sequence_after(seen).await })
+        };
+        let (first, second, third) = (waiting(0), waiting(1), waiting(7));
+        tokio::task::yield_now().await;
+        let mut state = State { group: 1, ..State::default() };
+        state.contents.last_sequence = 1;
+        shared.publish(&state);
+        assert_eq!(first.await.unwrap(), Ok(1));
+        // A group without changes wakes nobody for good.
+        shared.publish(&State { group: 2, ..state });
+        state.contents.last_sequence = 3;
+        shared.publish(&State { group: 3, ..state });
+        assert_eq!(second.await.unwrap(), Ok(3));
+        shared.fail("broken".into());
+        assert_eq!(third.await.unwrap(), Err("broken".into()));
+        assert_eq!(waiting(0).await.unwrap(), Err("broken".into()));
     }
 }
