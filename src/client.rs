@@ -2,6 +2,8 @@
 //!
 //! Thin on purpose: requests and responses are the messages of the protocol; errors carry the stable reason.
 
+mod watch;
+
 use std::fmt;
 
 use sha2::{Digest as _, Sha256};
@@ -14,9 +16,11 @@ use tonic_types::StatusExt as _;
 use crate::article::{ArticleDraft, FieldViolation, Timestamp};
 use crate::grpc::convert;
 pub use crate::grpc::v1;
+pub use watch::{Watch, WatchEvent};
 
 use v1::admin_service_client::AdminServiceClient;
 use v1::article_service_client::ArticleServiceClient;
+use v1::change_service_client::ChangeServiceClient;
 use v1::ingest_service_client::IngestServiceClient;
 
 /// Bytes of a response that the client accepts: the server's limit and some room for one that is configured higher.
@@ -29,6 +33,7 @@ const MESSAGES_ON_THE_WAY: usize = 2;
 pub struct Client {
     articles: ArticleServiceClient<Channel>,
     ingest: IngestServiceClient<Channel>,
+    changes: ChangeServiceClient<Channel>,
     admin: AdminServiceClient<Channel>,
 }
 
@@ -73,6 +78,7 @@ impl Client {
         Ok(Self {
             articles: ArticleServiceClient::new(channel.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES),
             ingest: IngestServiceClient::new(channel.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES),
+            changes: ChangeServiceClient::new(channel.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES),
             admin: AdminServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES),
         })
     }
@@ -164,6 +170,19 @@ impl Client {
     pub async fn verify_store(&self, entries_per_second: i64) -> Result<VerifyStream, ClientError> {
         let stream = self.admin.clone().verify_store(v1::VerifyStoreRequest { entries_per_second }).await?.into_inner();
         Ok(VerifyStream { stream, ended: false })
+    }
+
+    /// From where to where changes are kept.
+    pub async fn change_bounds(&self) -> Result<v1::GetChangeBoundsResponse, ClientError> {
+        Ok(self.changes.clone().get_change_bounds(v1::GetChangeBoundsRequest {}).await?.into_inner())
+    }
+
+    /// Follows changes. Returns when the server has begun.
+    ///
+    /// # Errors
+    /// Where the server refuses the watch, or cannot be reached now. Later interruptions are none: the watch comes back.
+    pub async fn watch(&self, request: v1::WatchArticlesRequest) -> Result<Watch, ClientError> {
+        Watch::begin(self.changes.clone(), request).await
     }
 
     /// Opens an ingest stream; an empty id makes one that cannot be resumed.

@@ -26,7 +26,7 @@ use crate::grpc::v1::admin_service_server::AdminServiceServer;
 use crate::grpc::v1::article_service_server::ArticleServiceServer;
 use crate::grpc::v1::change_service_server::ChangeServiceServer;
 use crate::grpc::v1::ingest_service_server::IngestServiceServer;
-use crate::grpc::{Api, CallLimits, DESCRIPTORS, Drain};
+use crate::grpc::{Api, CallLimits, DESCRIPTORS, Drain, EndsWithDrain};
 use crate::storage::{ArticleStore, StoreHealth};
 
 /// Calls of one connection at once.
@@ -243,7 +243,9 @@ where
             if let Some(error) = Status::from_header_map(response.headers()).and_then(|status| unreadable_message(&status, request_bytes)) {
                 return Ok(Status::from(error).into_http());
             }
-            // A stream is under way until its last message: the guard goes with the body.
+            // A stream is under way until its last message: the guard goes with the body. One that ends when the drain begins is
+            // not waited for: its end may lie behind what its reader does not read.
+            let call = response.extensions().get::<EndsWithDrain>().is_none().then_some(call);
             Ok(response.map(|body| Body::new(GuardedBody { body, _call: call })))
         })
     }
@@ -251,7 +253,7 @@ where
 
 struct GuardedBody {
     body: Body,
-    _call: CallGuard,
+    _call: Option<CallGuard>,
 }
 
 impl http_body::Body for GuardedBody {

@@ -5,6 +5,8 @@ mod daemon {
     pub mod harness;
     mod older_files;
     mod revisions;
+    mod storm;
+    mod watch;
 }
 
 use daemon::harness::{Daemon, article, dateline, key};

@@ -13,6 +13,7 @@ mod revisions;
 mod serve;
 mod status;
 mod verify;
+mod watch;
 
 use std::fmt;
 use std::fs;
@@ -58,6 +59,7 @@ enum Command {
     List(list::ListArgs),
     Count(count::CountArgs),
     Export(export::ExportArgs),
+    Watch(watch::WatchArgs),
     Status(status::StatusArgs),
     Backup(backup::BackupArgs),
     Restore(restore::RestoreArgs),
@@ -78,6 +80,7 @@ pub async fn run(cli: Cli) -> Result<(), CommandError> {
         Command::List(args) => list::run(args).await,
         Command::Count(args) => count::run(args).await,
         Command::Export(args) => export::run(args).await,
+        Command::Watch(args) => watch::run(args).await,
         Command::Status(args) => status::run(args).await,
         Command::Backup(args) => backup::run(args).await,
         Command::Restore(args) => restore::run(args).await,

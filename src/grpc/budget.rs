@@ -21,7 +21,15 @@ pub struct ByteBudget {
 
 /// A share of a budget; goes back when dropped.
 #[derive(Debug)]
-pub struct BudgetShare(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
+pub struct BudgetShare(OwnedSemaphorePermit);
+
+impl BudgetShare {
+    /// Gives back what is not needed, where it turned out to be so few bytes.
+    pub fn shrink(&mut self, bytes: usize) {
+        let surplus = self.0.num_permits().saturating_sub(bytes.div_ceil(UNIT).max(1));
+        drop(self.0.split(surplus));
+    }
+}
 
 impl ByteBudget {
     /// A budget of so many bytes.
@@ -40,5 +48,22 @@ impl ByteBudget {
             Ok(Ok(permit)) => Ok(BudgetShare(permit)),
             Ok(Err(_)) | Err(_) => Err(ApiError::Overloaded),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_share_gives_back_what_it_does_not_need() {
+        let budget = ByteBudget::new(10 * UNIT);
+        let mut share = budget.share(8 * UNIT).await.unwrap();
+        for (bytes, left) in [(100 * UNIT, 2), (8 * UNIT, 2), (2 * UNIT + 1, 7), (1, 9), (0, 9)] {
+            share.shrink(bytes);
+            assert_eq!(budget.units.available_permits(), left, "{bytes}");
+        }
+        drop(share);
+        assert_eq!(budget.units.available_permits(), 10);
     }
 }

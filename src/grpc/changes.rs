@@ -1,21 +1,193 @@
-//! ChangeService: not served by this version; changes are recorded all the same.
+//! ChangeService: following the change log.
+//!
+//! A watcher is pulled along by its reader: the next message is made when the one before it was taken. So whoever does not read
+//! costs one message, and no writer waits for any watcher: they look at the log, and are woken when it grows.
 
+use std::time::Duration;
+
+use prost::Message as _;
+use tokio::time::{Instant, sleep_until};
 use tonic::{Request, Response, Status};
 
-use super::Api;
-use super::outgoing::OutgoingStream;
+use super::outgoing::{Outgoing, OutgoingStream};
 use super::status::ApiError;
-use super::v1::{self, change_service_server::ChangeService};
+use super::v1::{self, change_service_server::ChangeService, watch_articles_request::Start};
+use super::{Api, EndsWithDrain, convert};
+use crate::article::{FieldSet, FieldViolation, Filter, Reason, Timestamp};
+use crate::storage::token::{Place, TokenError, TokenScope};
+use crate::storage::{Change, ChangeKind, StoreError, StoreHealth};
+
+/// What a watcher may hold at once beside the message that is being sent: half for a page of the log, half for the next message.
+const WATCHER_BYTES: usize = 256 << 10;
+/// Bytes of a message, which may also be one larger change.
+const MESSAGE_BYTES: usize = WATCHER_BYTES / 2;
+/// Changes of a page of the log: with URLs of 2 KiB they take half of what a watcher may hold.
+const PAGE_CHANGES: usize = 50;
+/// A watcher hears something at least so often.
+const MARK_EVERY: Duration = Duration::from_secs(10);
 
 #[tonic::async_trait]
 impl ChangeService for Api {
     type WatchArticlesStream = OutgoingStream<v1::WatchArticlesResponse>;
 
-    async fn watch_articles(&self, _: Request<v1::WatchArticlesRequest>) -> Result<Response<Self::WatchArticlesStream>, Status> {
-        Err(ApiError::Unimplemented("WatchArticles").into())
+    async fn watch_articles(&self, request: Request<v1::WatchArticlesRequest>) -> Result<Response<Self::WatchArticlesStream>, Status> {
+        let watcher = self.watcher(&request.into_inner())?;
+        let drain = self.drain.clone();
+        let store = self.store.clone();
+        let stream = Outgoing::stream(self.response_budget.clone(), drain.over, |out| async move {
+            tokio::select! {
+                biased;
+                () = drain.begun.cancelled() => match store.health() {
+                    StoreHealth::Failed(reason) => Err(StoreError::Failed(reason).into()),
+                    StoreHealth::Serving | StoreHealth::Full => Err(ApiError::Draining),
+                },
+                ended = watcher.run(&out) => ended,
+            }
+        });
+        let mut response = Response::new(stream);
+        response.extensions_mut().insert(EndsWithDrain);
+        Ok(response)
     }
 
     async fn get_change_bounds(&self, _: Request<v1::GetChangeBoundsRequest>) -> Result<Response<v1::GetChangeBoundsResponse>, Status> {
-        Err(ApiError::Unimplemented("GetChangeBounds").into())
+        let latest = self.store.sequence();
+        let first = self.store.changes(0, 1).await.map_err(ApiError::from)?.into_iter().next().filter(|first| first.sequence <= latest);
+        let earliest = first.as_ref().map_or(latest, |first| first.sequence - 1);
+        let earliest_age = first.map(|first| {
+            let micros = Timestamp::now().as_micros().saturating_sub(first.commit_time.as_micros()).max(0);
+            prost_types::Duration { seconds: micros / 1_000_000, nanos: (micros % 1_000_000) as i32 * 1000 }
+        });
+        let tokens = TokenScope::changes(self.store_id());
+        Ok(Response::new(v1::GetChangeBoundsResponse {
+            earliest_token: tokens.write(&Place::Change(earliest)),
+            latest_token: tokens.write(&Place::Change(latest)),
+            change_count: (latest - earliest) as i64,
+            earliest_age,
+        }))
+    }
+}
+
+impl Api {
+    fn watcher(&self, request: &v1::WatchArticlesRequest) -> Result<Watcher, ApiError> {
+        let filter = convert::filter(request.filter.as_ref())?;
+        let fields = convert::read_mask(request.read_mask.as_ref())?;
+        let tokens = TokenScope::watch(self.store_id(), &filter);
+        let after = match &request.start {
+            None => return Err(FieldViolation::new("start", Reason::Required, "is missing: set resume_token or position").into()),
+            Some(Start::ResumeToken(token)) => self.place(tokens, token)?,
+            Some(Start::Position(position)) => match v1::WatchStart::try_from(*position) {
+                Ok(v1::WatchStart::Beginning) => 0,
+                Ok(v1::WatchStart::Now) => self.store.sequence(),
+                Ok(v1::WatchStart::Unspecified) | Err(_) => {
+                    return Err(FieldViolation::new("position", Reason::InvalidArgument, "is neither the beginning nor now").into());
+                }
+            },
+        };
+        Ok(Watcher { api: self.clone(), filter, tokens, after, content: request.include_articles.then_some(fields) })
+    }
+
+    /// The place in the log that a token names.
+    fn place(&self, tokens: TokenScope, token: &str) -> Result<u64, ApiError> {
+        let place = match tokens.read(token) {
+            Err(TokenError::Mismatch) => TokenScope::changes(self.store_id()).read(token),
+            read => read,
+        };
+        match place.map_err(|error| ApiError::token("resume_token", error))? {
+            // A place that this store has not come to belongs to another history of it.
+            Place::Change(sequence) if sequence <= self.store.sequence() => Ok(sequence),
+            _ => Err(ApiError::TokenMismatch("resume_token")),
+        }
+    }
+}
+
+/// One WatchArticles call.
+struct Watcher {
+    api: Api,
+    filter: Filter,
+    tokens: TokenScope,
+    /// The last change that was sent or does not match.
+    after: u64,
+    /// The fields of the articles that changes are to carry.
+    content: Option<FieldSet>,
+}
+
+/// What a page of the log comes to.
+enum Found {
+    /// These changes match, and take so many bytes.
+    Changes(Vec<v1::ArticleChange>, usize),
+    /// The next change that matches takes more bytes than there is room for.
+    Larger(usize),
+}
+
+impl Watcher {
+    async fn run(mut self, out: &Outgoing<v1::WatchArticlesResponse>) -> Result<(), ApiError> {
+        out.send(self.message(Vec::new()), None).await?;
+        let mut mark_at = Instant::now() + MARK_EVERY;
+        loop {
+            tokio::select! {
+                biased;
+                () = out.gone() => return Ok(()),
+                grown = self.api.store.sequence_after(self.after) => drop(grown?),
+                () = sleep_until(mark_at) => {} // ok: the time of a mark, unless the log grows before.
+            }
+            out.ready().await?;
+            let mut share = out.share(WATCHER_BYTES).await?;
+            let mut found = self.find(MESSAGE_BYTES).await?;
+            if let Found::Larger(bytes) = found {
+                drop(share);
+                share = out.share(bytes).await?;
+                found = self.find(bytes).await?;
+            }
+            let (changes, bytes) = match found {
+                Found::Changes(changes, bytes) => (changes, bytes),
+                // A revision does not grow; and if it did, the next round would ask for more.
+                Found::Larger(_) => continue,
+            };
+            if changes.is_empty() && Instant::now() < mark_at {
+                continue;
+            }
+            share.shrink(bytes);
+            out.send(self.message(changes), Some(share)).await?;
+            mark_at = Instant::now() + MARK_EVERY;
+        }
+    }
+
+    fn message(&self, changes: Vec<v1::ArticleChange>) -> v1::WatchArticlesResponse {
+        v1::WatchArticlesResponse { changes, resume_token: self.tokens.write(&Place::Change(self.after)) }
+    }
+
+    /// Goes through the next page of the log as far as there is room for what matches.
+    async fn find(&mut self, room: usize) -> Result<Found, ApiError> {
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        for change in self.api.store.changes(self.after, PAGE_CHANGES).await? {
+            if self.filter.contains(&change.key) {
+                let wire = match self.wire(&change).await {
+                    Ok(wire) => wire,
+                    Err(error) if found.is_empty() => return Err(error),
+                    // What comes before it is sent first; then it is met again.
+                    Err(_) => break,
+                };
+                let size = wire.encoded_len() + 8;
+                if bytes + size > room {
+                    if found.is_empty() {
+                        return Ok(Found::Larger(size));
+                    }
+                    break;
+                }
+                bytes += size;
+                found.push(wire);
+            }
+            self.after = change.sequence;
+        }
+        Ok(Found::Changes(found, bytes))
+    }
+
+    async fn wire(&self, change: &Change) -> Result<v1::ArticleChange, ApiError> {
+        let mut wire = convert::change_to_wire(change);
+        if let Some(fields) = self.content.filter(|_| change.kind != ChangeKind::Deleted) {
+            let revision = self.api.store.revision(&change.key, change.revision).await?;
+            wire.article = revision.map(|stored| convert::article_to_wire(stored, fields));
+        }
+        Ok(wire)
     }
 }

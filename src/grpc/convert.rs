@@ -5,7 +5,7 @@ use crate::article::{
     ArticleDate, ArticleDraft, ArticleHead, ArticleKey, DateHorizon, DateRange, Field, FieldAccess, FieldSet, FieldViolation, Filter,
     Limits, Reason, StoredArticle, Timestamp, UrlScope, parse_date, parse_url,
 };
-use crate::storage::{Direction, OutcomeCounts, WriteOutcome, WriteRefusal, Written};
+use crate::storage::{Change, ChangeKind, Direction, OutcomeCounts, WriteOutcome, WriteRefusal, Written};
 
 use super::status::ApiError;
 use super::v1;
@@ -148,6 +148,23 @@ pub fn merge(stored: ArticleDraft, update: ArticleDraft, fields: FieldSet) -> Ar
 pub fn time_to_wire(time: Timestamp) -> prost_types::Timestamp {
     let (seconds, nanos) = time.parts();
     prost_types::Timestamp { seconds, nanos }
+}
+
+/// A change as a message, without its article.
+pub fn change_to_wire(change: &Change) -> v1::ArticleChange {
+    let kind = match change.kind {
+        ChangeKind::Created => v1::ChangeType::Created,
+        ChangeKind::Updated => v1::ChangeType::Updated,
+        ChangeKind::Deleted => v1::ChangeType::Deleted,
+    };
+    v1::ArticleChange {
+        r#type: kind.into(),
+        key: Some(v1::ArticleKey { date: change.key.date.to_string(), url: change.key.url.to_string() }),
+        revision: change.revision as i64,
+        digest: change.digest.to_string(),
+        commit_time: Some(time_to_wire(change.commit_time)),
+        article: None,
+    }
 }
 
 /// The key in `field`.

@@ -96,10 +96,15 @@ pub struct Api {
     verifying: Arc<Mutex<()>>,
 }
 
+/// Marks the response of a stream that would go on for ever, and ends when a drain begins.
+#[derive(Debug, Clone, Copy)]
+pub struct EndsWithDrain;
+
 /// How calls learn that the server stops.
 #[derive(Debug, Clone, Default)]
 pub struct Drain {
-    /// Cancelled when no call may begin any more. Ingest streams, which would go on for ever, take no more items then.
+    /// Cancelled when no call may begin any more. Ingest streams and watches, which would go on for ever, end
+    /// then.
     pub begun: CancellationToken,
     /// Cancelled when calls have had their time: those still under way end.
     pub over: CancellationToken,

@@ -78,6 +78,22 @@ impl<T: Send + 'static> Outgoing<T> {
         }
     }
 
+    /// Waits until the reader has taken every message before, so that what is made then is not made for nobody.
+    ///
+    /// # Errors
+    /// Where the reader is gone, or does not read.
+    pub async fn ready(&self) -> Result<(), ApiError> {
+        match tokio::time::timeout(READER_PATIENCE, self.sender.reserve()).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(ApiError::ReaderStalled),
+        }
+    }
+
+    /// Returns when the reader is gone.
+    pub async fn gone(&self) {
+        self.sender.closed().await;
+    }
+
     /// Sends a message when the reader has room for it.
     ///
     /// # Errors

@@ -40,8 +40,6 @@ pub enum ApiError {
     ArticleDamaged(ArticleKey),
     /// The token belongs to something else.
     TokenMismatch(&'static str),
-    /// Not built yet.
-    Unimplemented(&'static str),
     /// A request message is larger than the limit.
     MessageTooLarge {
         /// The limit in bytes.
@@ -141,7 +139,6 @@ impl ApiError {
                 let text = format!("{field} belongs to another store, filter or order: begin again without it");
                 (Code::FailedPrecondition, "TOKEN_MISMATCH", text)
             }
-            Self::Unimplemented(what) => (Code::Unimplemented, "NOT_SUPPORTED_YET", format!("{what} is not supported by this version")),
             Self::MessageTooLarge { limit } => {
                 let text = format!("the request message is larger than {limit} bytes: send fewer items at a time");
                 (Code::InvalidArgument, "MESSAGE_TOO_LARGE", text)

@@ -42,7 +42,7 @@ impl Daemon {
 
     /// Starts it on the folder `data` in this one.
     pub async fn start_in(folder: TempDir, configure: impl FnOnce(&mut Command)) -> Self {
-        let (process, address, client) = launch(&folder, configure).await;
+        let (process, address, client) = launch(&folder, ANY_PORT, configure).await;
         Self { folder, process, address, client }
     }
 
@@ -70,7 +70,7 @@ impl Daemon {
 
     /// Starts it again once it has ended.
     pub async fn start_again(&mut self) {
-        (self.process, self.address, self.client) = launch(&self.folder, |_| ()).await;
+        (self.process, self.address, self.client) = launch(&self.folder, ANY_PORT, |_| ()).await;
     }
 
     /// Its log, where it was started with a piped standard error.
@@ -88,6 +88,26 @@ impl Daemon {
     pub async fn kill_and_restart(&mut self) {
         self.kill();
         self.start_again().await;
+    }
+
+    /// The same at the same address, as clients see it that come back.
+    pub async fn kill_and_restart_in_place(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        self.start_again_in_place().await;
+    }
+
+    /// Starts it again at the same address once it has ended.
+    pub async fn start_again_in_place(&mut self) {
+        let listen = self.address.trim_start_matches("http://").to_owned();
+        (self.process, self.address, self.client) = launch(&self.folder, &listen, |_| ()).await;
+    }
+
+    /// The most bytes of memory that it had so far.
+    pub fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
     }
 
     /// Everything that StreamArticles gives.
@@ -109,9 +129,11 @@ impl Drop for Daemon {
     }
 }
 
-async fn launch(folder: &TempDir, configure: impl FnOnce(&mut Command)) -> (Child, String, Client) {
+const ANY_PORT: &str = "127.0.0.1:0";
+
+async fn launch(folder: &TempDir, listen: &str, configure: impl FnOnce(&mut Command)) -> (Child, String, Client) {
     let data = folder.path().join("data");
-    let mut command = dateline(&["serve", "--listen", "127.0.0.1:0", "--data", data.to_str().unwrap()]);
+    let mut command = dateline(&["serve", "--listen", listen, "--data", data.to_str().unwrap()]);
     configure(command.stdout(Stdio::piped()));
     let mut process = command.spawn().unwrap();
     let lines = BufReader::new(process.stdout.take().unwrap()).lines();
