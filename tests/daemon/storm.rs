@@ -59,11 +59,14 @@ pub async fn next(watch: &mut Watch) -> v1::WatchArticlesResponse {
 
 /// So many changes.
 pub async fn read(watch: &mut Watch, count: usize) -> Vec<Seen> {
-    let mut seen = Vec::new();
-    while seen.len() < count {
-        seen.extend(next(watch).await.changes.into_iter().map(Seen::from));
-    }
-    seen
+    let reading = async {
+        let mut seen = Vec::new();
+        while seen.len() < count {
+            seen.extend(next(watch).await.changes.into_iter().map(Seen::from));
+        }
+        seen
+    };
+    tokio::time::timeout(LONG, reading).await.expect("every change comes")
 }
 
 /// Writers that go on when the daemon comes back.
@@ -184,7 +187,7 @@ impl Follower {
     /// What it has seen when it has seen so many.
     async fn end(self, count: usize) -> Vec<Seen> {
         self.until.send_replace(count);
-        self.task.await.unwrap();
+        tokio::time::timeout(LONG, self.task).await.expect("every change comes").unwrap();
         self.seen.lock().unwrap().clone()
     }
 }
