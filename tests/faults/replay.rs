@@ -77,6 +77,14 @@ fn folder_of(operation: &Operation) -> Option<&str> {
     }
 }
 
+fn paths(operation: &Operation) -> Vec<&str> {
+    match operation {
+        Operation::Create { path, .. } | Operation::Unlink { path } | Operation::MakeFolder { path } => vec![path],
+        Operation::Rename { from, to } => vec![from, to],
+        _ => Vec::new(),
+    }
+}
+
 fn names(begun: &[&Recorded], time: u64, model: Model, chance: &mut fastrand::Rng) -> BTreeMap<String, Entry> {
     let changes: Vec<&&Recorded> = begun.iter().filter(|entry| folder_of(&entry.operation).is_some()).collect();
     let durable = |change: &Recorded| {
@@ -93,14 +101,21 @@ fn names(begun: &[&Recorded], time: u64, model: Model, chance: &mut fastrand::Rn
     let cut = chance.usize(certain..=changes.len());
     let kept_alone = chance.u8(..101);
     let mut names = BTreeMap::new();
+    // Folders that should have made room for new ones under their names, and did not: the new ones are out of reach.
+    let mut in_the_way: Vec<&str> = Vec::new();
     for (number, change) in changes.iter().enumerate() {
+        if paths(&change.operation).iter().any(|path| in_the_way.iter().any(|folder| moved(path, folder, "").is_some())) {
+            continue;
+        }
         let happened = match model {
             Model::Ext4 => number < cut,
             Model::Posix => durable(change) || chance.u8(..100) < kept_alone,
             Model::Running => true,
         };
-        if happened {
-            rename(&mut names, &change.operation);
+        match &change.operation {
+            operation if happened => rename(&mut names, operation),
+            Operation::Rename { from, .. } if matches!(names.get(from), Some(Entry::Folder)) => in_the_way.push(from),
+            _ => {}
         }
     }
     names
