@@ -218,7 +218,7 @@ impl StoreBuilder for SledBuilder {
 
 /// See [`storage::compact`](crate::storage::compact).
 pub fn compact(path: &Path, mut progress: impl FnMut(u64)) -> Result<(), StoreError> {
-    let parts = super::Parts::open_supervised(path)?;
+    let parts = super::recovery::Parts::open_supervised(path)?;
     let mut builder = SledBuilder::begin_beside(path, Some(parts.folder.store_id()))?;
     let (mut snapshot, mut done) = (super::snapshot::Reading::begin(&parts.trees)?, 0);
     let contents = parts.state.contents;

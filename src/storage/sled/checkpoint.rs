@@ -33,6 +33,8 @@ pub struct Checkpointer {
     pub shared: Arc<Shared>,
     /// To ask the committer for a checkpoint when nothing is going on, and to tell it of segments that are gone.
     pub committer: mpsc::WeakSender<Command>,
+    /// The group of the last checkpoint before this process.
+    pub checkpointed: u64,
     /// To have segments emptied that are mostly out of use.
     pub reclaims: SyncSender<ReclaimRequest>,
 }
@@ -40,8 +42,9 @@ pub struct Checkpointer {
 impl Checkpointer {
     /// Serves requests until the committer is gone.
     pub fn run(self, requests: Receiver<CheckpointRequest>) {
-        let mut done = self.shared.group();
-        let mut seen = done;
+        // What was replayed on opening is due too, or the next crash would replay it again.
+        let mut done = self.checkpointed;
+        let mut seen = self.shared.group();
         let mut removed = Vec::new();
         loop {
             match requests.recv_timeout(IDLE) {
