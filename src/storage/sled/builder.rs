@@ -3,7 +3,7 @@
 //! The new store grows in a folder beside its place and is put there when it is whole and durable. A process that ends before
 //! leaves that folder, which the next attempt removes, and nothing at the place.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use super::entry::{self, Manifest, SegmentUsage, State, Tombstone};
 use super::folder::{Checkpoint, Folder, sync_folder};
 use super::journal::{Frame, Journal, Location, Mutation, Segments};
 use super::keys::{self, STATE_KEY, Tree};
+use super::segment_list;
 use super::stored::StoredRecord;
 use super::trees::Trees;
 use crate::article::{ArticleDate, StoredArticle};
@@ -154,21 +155,20 @@ impl SledBuilder {
 
     /// Writes out what came together.
     fn flush(&mut self) -> Result<(), StoreError> {
-        for (segment, usage) in std::mem::take(&mut self.usages) {
-            let key = segment.to_be_bytes();
+        let mut usages = std::mem::take(&mut self.usages);
+        for (segment, usage) in &mut usages {
             // Several groups share a segment.
-            let before = self.trees.segment_usage(segment)?;
-            let sum = SegmentUsage {
-                payload_bytes: before.payload_bytes + usage.payload_bytes,
-                live_bytes: before.live_bytes + usage.live_bytes,
-            };
-            self.set(Tree::Segments, key.into(), sum.encode(&key));
+            let before = self.trees.segment_usage(*segment)?;
+            usage.payload_bytes += before.payload_bytes;
+            usage.live_bytes += before.live_bytes;
         }
+        let place = segment_list::Place::next(&self.journal, self.state.group);
+        self.mutations.extend(segment_list::mutations(&self.trees, place, usages, &HashSet::new())?);
         self.state.group += 1;
         self.set(Tree::State, STATE_KEY.into(), self.state.encode());
         let (mutations, payloads) = (std::mem::take(&mut self.mutations), std::mem::take(&mut self.payloads));
         self.payload_bytes = 0;
-        self.journal.append(Frame::new(self.state.group, &payloads, &mutations))?;
+        self.journal.append(Frame::new(self.state.group, &payloads, mutations.iter()))?;
         self.trees.apply(mutations)?;
         if self.journal.bytes() >= SEGMENT_BYTES {
             self.journal.rotate(self.state.group + 1)?;

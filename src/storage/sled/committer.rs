@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::checkpoint::CheckpointRequest;
 use super::entry::State;
 use super::group::{Decided, Group, PreparedWrite, Relocation};
-use super::journal::{Frame, Journal};
+use super::journal::{Frame, Journal, Mutation};
 use super::shared::Shared;
 use super::supervision::panic_text;
 use super::synced::SyncedNote;
@@ -38,13 +38,19 @@ pub enum Command {
         id: IngestStreamId,
         reply: oneshot::Sender<Result<OpenedStream, StoreError>>,
     },
-    /// To write payloads again elsewhere, so that their segment can go.
+    /// To write what stands in a segment once more, so that it can go.
     Relocate {
+        /// Payloads, with what points to them.
         relocations: Vec<Relocation>,
+        /// Mutations without one.
+        standing: Vec<Mutation>,
         reply: oneshot::Sender<Result<(), StoreError>>,
     },
-    /// These segments are gone.
-    Forget(Vec<u64>),
+    /// To give a segment up of which nothing stands any more.
+    GiveUp {
+        segment: u64,
+        reply: oneshot::Sender<Result<(), StoreError>>,
+    },
     /// Time for a checkpoint because nothing else is going on.
     Checkpoint,
     /// No more commands are taken; those that are queued are carried out.
@@ -83,12 +89,12 @@ struct Gathered {
 pub enum Reply {
     Batch(oneshot::Sender<Result<BatchOutcome, StoreError>>, BatchOutcome),
     Opened(oneshot::Sender<Result<OpenedStream, StoreError>>, OpenedStream),
-    Relocated(oneshot::Sender<Result<(), StoreError>>),
+    Done(oneshot::Sender<Result<(), StoreError>>),
 }
 
 impl Committer {
-    /// Serves the queue until it is closed and empty. Returns the number of the last journal file.
-    pub fn run(mut self, mut queue: mpsc::Receiver<Command>) -> u64 {
+    /// Serves the queue until it is closed and empty.
+    pub fn run(mut self, mut queue: mpsc::Receiver<Command>) {
         let mut pending = None;
         while let Some(first) = pending.take().or_else(|| queue.blocking_recv()) {
             let Gathered { commands, next } = gather(first, &mut queue);
@@ -106,7 +112,11 @@ impl Committer {
             self.shared.fail(reason.clone());
             self.refuse_all(&StoreError::Failed(reason));
         }
-        self.journal.number()
+        if self.shared.writable().is_ok()
+            && let Err(error) = self.journal.finish()
+        {
+            tracing::warn!(%error, "the journal takes some space more than it needs");
+        }
     }
 
     /// Carries a group out.
@@ -115,7 +125,7 @@ impl Committer {
     /// Where the store can write no more. Whoever waits for an answer stands in `replies` then.
     fn commit(&mut self, commands: Vec<Command>) -> Result<(), StoreError> {
         let trees = Arc::clone(&self.trees);
-        let mut group = Group::new(&trees, self.state, self.journal.next_payload());
+        let mut group = Group::new(&trees, self.state, &self.journal);
         let mut idle = false;
         for command in commands {
             match command {
@@ -129,16 +139,21 @@ impl Committer {
                     self.epochs.insert(id, epoch);
                     self.replies.push(Reply::Opened(reply, OpenedStream { epoch, position }));
                 }
-                Command::Relocate { relocations, reply } => {
+                Command::Relocate { relocations, standing, reply } => {
                     relocations.into_iter().try_for_each(|relocation| group.relocate(relocation))?;
-                    self.replies.push(Reply::Relocated(reply));
+                    standing.into_iter().try_for_each(|mutation| group.keep(mutation))?;
+                    self.replies.push(Reply::Done(reply));
                 }
-                Command::Forget(segments) => group.forget(&segments),
+                Command::GiveUp { segment, reply } => {
+                    group.give_up(segment)?;
+                    self.replies.push(Reply::Done(reply));
+                }
                 Command::Checkpoint => idle = true,
                 Command::Close => {}
             }
         }
-        if let Some(decided) = group.finish() {
+        if let Some(decided) = group.finish()? {
+            let grows = decided.grows;
             match self.carry_out(decided) {
                 // The journal is as it was: the group never happened, and the next may find room.
                 Err(StoreError::DiskFull) => {
@@ -148,7 +163,10 @@ impl Committer {
                 }
                 carried_out => carried_out?,
             }
-            self.shared.set_full(false);
+            // Others may use room that is kept free.
+            if grows {
+                self.shared.set_full(false);
+            }
         }
         self.answer_all();
         if self.journal.bytes() >= SEGMENT_BYTES {
@@ -168,9 +186,10 @@ impl Committer {
     /// # Errors
     /// [`StoreError::DiskFull`] where nothing was done; where the store can write no more for any other.
     fn carry_out(&mut self, decided: Decided) -> Result<(), StoreError> {
-        let Decided { mutations, payloads, state, grows } = decided;
-        let frame = Frame::new(state.group, &payloads, &mutations);
-        drop(payloads);
+        let Decided { mutations, standing, payloads, state, grows } = decided;
+        // What stands already goes first: where both speak of a key, the later decides.
+        let frame = Frame::new(state.group, &payloads, standing.iter().chain(&mutations));
+        drop((payloads, standing));
         if planted(Fault::AcknowledgeEarly) {
             self.answer_all();
         }
@@ -255,7 +274,7 @@ fn gather(first: Command, queue: &mut mpsc::Receiver<Command>) -> Gathered {
                 bytes += batch.writes.iter().map(PreparedWrite::bytes).sum::<usize>();
             }
             Command::Close => queue.close(),
-            Command::OpenStream { .. } | Command::Relocate { .. } | Command::Forget(_) | Command::Checkpoint => {}
+            Command::OpenStream { .. } | Command::Relocate { .. } | Command::GiveUp { .. } | Command::Checkpoint => {}
         }
         commands.push(command);
         next = if writes < GROUP_WRITES && bytes < GROUP_BYTES { queue.try_recv().ok() } else { None };
@@ -268,8 +287,8 @@ fn refuse(commands: Vec<Command>, error: &StoreError) {
         match command {
             Command::Write { reply, .. } => answer(reply, Err(error.clone())),
             Command::OpenStream { reply, .. } => answer(reply, Err(error.clone())),
-            Command::Relocate { reply, .. } => answer(reply, Err(error.clone())),
-            Command::Forget(_) | Command::Checkpoint | Command::Close => {}
+            Command::Relocate { reply, .. } | Command::GiveUp { reply, .. } => answer(reply, Err(error.clone())),
+            Command::Checkpoint | Command::Close => {}
         }
     }
 }
@@ -279,7 +298,7 @@ impl Reply {
         match self {
             Self::Batch(reply, outcome) => answer(reply, Ok(outcome)),
             Self::Opened(reply, opened) => answer(reply, Ok(opened)),
-            Self::Relocated(reply) => answer(reply, Ok(())),
+            Self::Done(reply) => answer(reply, Ok(())),
         }
     }
 
@@ -287,7 +306,7 @@ impl Reply {
         match self {
             Self::Batch(reply, _) => answer(reply, Err(error.clone())),
             Self::Opened(reply, _) => answer(reply, Err(error.clone())),
-            Self::Relocated(reply) => answer(reply, Err(error.clone())),
+            Self::Done(reply) => answer(reply, Err(error.clone())),
         }
     }
 }

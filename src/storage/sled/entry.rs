@@ -144,23 +144,25 @@ impl Manifest {
     }
 }
 
-/// How much of a segment's payloads is still in use.
+/// What is known of a segment of the journal that is still needed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SegmentUsage {
     /// Bytes of all its payloads.
     pub payload_bytes: u64,
     /// Bytes of those that a record points to.
     pub live_bytes: u64,
+    /// The last group in it; 0 while it is being written.
+    pub last_group: u64,
 }
 
 impl SegmentUsage {
     pub fn encode(&self, key: &[u8]) -> Vec<u8> {
-        seal(Tree::Segments, key, &[self.payload_bytes.to_be_bytes(), self.live_bytes.to_be_bytes()].concat())
+        seal(Tree::Segments, key, &[self.payload_bytes, self.live_bytes, self.last_group].map(u64::to_be_bytes).concat())
     }
 
     pub fn decode(key: &[u8], value: &[u8]) -> Result<Self, StoreError> {
         let mut fields = unseal(Tree::Segments, key, value)?;
-        Ok(Self { payload_bytes: fields.u64()?, live_bytes: fields.u64()? })
+        Ok(Self { payload_bytes: fields.u64()?, live_bytes: fields.u64()?, last_group: fields.u64()? })
     }
 }
 

@@ -21,7 +21,7 @@ use crate::article::Timestamp;
 use crate::storage::{StoreError, StoreId};
 
 /// The version of the folder's layout and of everything in it.
-pub const FORMAT_VERSION: u16 = 2;
+pub const FORMAT_VERSION: u16 = 3;
 
 /// An opened and locked data folder. Dropping it lets the lock go.
 #[derive(Debug)]
@@ -254,7 +254,7 @@ mod tests {
             fs::write(path.join("STORE"), damaged).unwrap();
             assert!(Folder::open(&path).is_err(), "{at}");
         }
-        fs::write(path.join("STORE"), with_checksum(&format!("dateline store 3 id {:032x}", 1))).unwrap();
-        assert!(Folder::open(&path).unwrap_err().to_string().contains("format 3"));
+        fs::write(path.join("STORE"), with_checksum(&format!("dateline store 4 id {:032x}", 1))).unwrap();
+        assert!(Folder::open(&path).unwrap_err().to_string().contains("format 4"));
     }
 }

@@ -5,8 +5,9 @@
 use std::collections::{HashMap, HashSet};
 
 use super::entry::{self, Manifest, SegmentUsage, State, Tombstone};
-use super::journal::{Location, Mutation};
+use super::journal::{Journal, Location, Mutation};
 use super::keys::{self, STATE_KEY, Tree};
+use super::segment_list;
 use super::stored::StoredRecord;
 use super::trees::{Trees, sled_error};
 use crate::article::{ArticleDate, ArticleHead, ArticleKey, Digest, Timestamp};
@@ -87,6 +88,8 @@ pub struct Relocation {
 pub struct Decided {
     /// What is to be done to the trees.
     pub mutations: Vec<Mutation>,
+    /// What the trees hold already, and the journal is to hold once more.
+    pub standing: Vec<Mutation>,
     /// The payloads that the mutations point to, in their order from the place that the group was begun with.
     pub payloads: Vec<Vec<u8>>,
     /// The state afterwards.
@@ -101,8 +104,10 @@ pub struct Group<'a> {
     state: State,
     now: Timestamp,
     mutations: Vec<Mutation>,
+    standing: Vec<Mutation>,
     payloads: Vec<Vec<u8>>,
     grows: bool,
+    place: segment_list::Place,
     /// Where the next payload will stand.
     next_payload: Location,
     entries: HashMap<Vec<u8>, Entry>,
@@ -112,27 +117,33 @@ pub struct Group<'a> {
     purged: HashSet<Vec<u8>>,
     manifests: HashMap<ArticleDate, Manifest>,
     usages: HashMap<u64, SegmentUsage>,
+    /// Segments that are given up with this group.
+    given_up: HashSet<u64>,
     positions: HashMap<IngestStreamId, IngestPosition>,
 }
 
 impl<'a> Group<'a> {
-    /// A group on top of this state, whose payloads will stand from this place on.
-    pub fn new(trees: &'a Trees, state: State, next_payload: Location) -> Self {
-        let (entries, additions, purged, manifests, usages, positions) = Default::default();
-        let (mutations, payloads, now) = (Vec::new(), Vec::new(), Timestamp::now());
+    /// A group on top of this state, which is to be the next one of a journal.
+    pub fn new(trees: &'a Trees, state: State, journal: &Journal) -> Self {
+        let (entries, additions, purged, manifests, usages, given_up, positions) = Default::default();
+        let (mutations, standing, payloads, now) = (Vec::new(), Vec::new(), Vec::new(), Timestamp::now());
+        let (place, next_payload) = (segment_list::Place::next(journal, state.group), journal.next_payload());
         Self {
             trees,
             state,
             now,
             mutations,
+            standing,
             payloads,
             grows: false,
+            place,
             next_payload,
             entries,
             additions,
             purged,
             manifests,
             usages,
+            given_up,
             positions,
         }
     }
@@ -187,35 +198,46 @@ impl<'a> Group<'a> {
         Ok(())
     }
 
-    /// Drops what is known of segments that are gone.
-    pub fn forget(&mut self, segments: &[u64]) {
-        segments.iter().for_each(|segment| self.clear(Tree::Segments, segment.to_be_bytes().into()));
+    /// Has the journal hold a mutation once more that an earlier group made, unless the tree has changed since. In a group
+    /// without writes only, as [`relocate`](Self::relocate).
+    pub fn keep(&mut self, mutation: Mutation) -> Result<(), StoreError> {
+        if self.trees.get(mutation.tree, &mutation.key)?.as_deref() == mutation.value.as_deref() {
+            self.standing.push(mutation);
+        }
+        Ok(())
+    }
+
+    /// Gives a segment up that holds nothing any more: its file can go when the group is durable. One of which a payload is in use
+    /// stays.
+    pub fn give_up(&mut self, segment: u64) -> Result<(), StoreError> {
+        if self.usage(segment)?.live_bytes == 0 {
+            self.given_up.insert(segment);
+        }
+        Ok(())
     }
 
     /// What the group comes to; nothing where it changes nothing.
-    pub fn finish(mut self) -> Option<Decided> {
+    pub fn finish(mut self) -> Result<Option<Decided>, StoreError> {
         for (date, manifest) in std::mem::take(&mut self.manifests) {
             let key = keys::day_key(date);
             let value = (manifest.count > 0).then(|| manifest.encode(&key));
             self.mutations.push(Mutation { tree: Tree::Days, key: key.into(), value });
-        }
-        for (segment, usage) in std::mem::take(&mut self.usages) {
-            let key = segment.to_be_bytes();
-            let value = Some(usage.encode(&key));
-            self.mutations.push(Mutation { tree: Tree::Segments, key: key.into(), value });
         }
         for (id, position) in std::mem::take(&mut self.positions) {
             let key = id.as_str().as_bytes().to_vec();
             let value = Some(entry::encode_position(&key, &position));
             self.mutations.push(Mutation { tree: Tree::Streams, key, value });
         }
-        if self.mutations.is_empty() {
-            return None;
+        if self.mutations.is_empty() && self.usages.is_empty() && self.standing.is_empty() && self.given_up.is_empty() {
+            return Ok(None);
         }
+        let usages = std::mem::take(&mut self.usages);
+        self.mutations.extend(segment_list::mutations(self.trees, self.place, usages, &self.given_up)?);
         self.state.group += 1;
         // Last, so that sled's state never claims a group of which something is missing.
         self.set(Tree::State, STATE_KEY.to_vec(), self.state.encode());
-        Some(Decided { mutations: self.mutations, payloads: self.payloads, state: self.state, grows: self.grows })
+        let Self { mutations, standing, payloads, state, grows, .. } = self;
+        Ok(Some(Decided { mutations, standing, payloads, state, grows }))
     }
 
     fn put(

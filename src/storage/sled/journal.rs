@@ -12,6 +12,7 @@
 //! carries another file number and is no frame of this one.
 
 mod frame;
+mod rebuild;
 mod replay;
 mod segments;
 
@@ -27,7 +28,8 @@ use crate::storage::planted::{Fault, planted};
 use crate::storage::{StoreError, StoreId};
 
 pub use frame::{Frame, Mutation};
-pub use replay::{SegmentReader, replay};
+pub use rebuild::rebuild;
+pub use replay::{Replay, SegmentReader, replay};
 pub use segments::{Location, Segments};
 
 /// Frames begin at multiples of this many bytes.
@@ -83,6 +85,12 @@ impl Journal {
     /// Where the first payload of the next frame will stand; the others follow it without a gap.
     pub fn next_payload(&self) -> Location {
         Location { segment: self.number, offset: self.end + frame::PAYLOADS_AT as u64 }
+    }
+
+    /// Gives back what was filled ahead, since nothing more is written to this file.
+    pub fn finish(&self) -> Result<(), StoreError> {
+        let cut = self.file.set_len(self.end);
+        cut.map_err(|error| StoreError::io(format!("cannot cut the journal {} to its length", file_name(self.number)), error))
     }
 
     /// Bytes that the file's frames take.

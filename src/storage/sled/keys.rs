@@ -4,7 +4,7 @@
 //! | --- | --- | --- |
 //! | articles | date (YYYYMMDD, 4 bytes), URL key | the latest revision: header of its record, place of its payload |
 //! | revisions | article key, 0, revision (8 bytes) | an earlier revision, likewise |
-//! | segments | number of a segment of the journal (8 bytes) | how much of its payloads is still in use |
+//! | segments | number of a segment of the journal that is still needed (8 bytes) | how much of its payloads is in use, its last group |
 //! | tombstones | article key | last revision and its digest |
 //! | urls | URL key, 0, date | nothing: the index by URL |
 //! | changes | sequence (8 bytes) | the change |

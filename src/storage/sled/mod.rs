@@ -20,6 +20,7 @@ mod reclaim;
 mod recovery;
 mod revisions;
 mod room;
+mod segment_list;
 mod shared;
 mod snapshot;
 mod stored;
@@ -39,7 +40,7 @@ use std::thread::JoinHandle;
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
 
-use self::checkpoint::{CheckpointRequest, Checkpointer, checkpoint};
+use self::checkpoint::{Checkpointer, checkpoint};
 use self::committer::{Command, Committer, PreparedBatch};
 use self::folder::{Folder, folder_bytes};
 use self::group::PreparedWrite;
@@ -76,8 +77,7 @@ pub struct SledStore {
 
 #[derive(Debug)]
 struct Threads {
-    /// Gives back the number of the last segment.
-    committer: JoinHandle<u64>,
+    committer: JoinHandle<()>,
     checkpointer: JoinHandle<()>,
     reclaimer: JoinHandle<()>,
     sweep: JoinHandle<()>,
@@ -113,12 +113,7 @@ impl SledStore {
             checkpointed: folder.checkpoint()?.group,
             reclaims,
         };
-        let reclaimer = Reclaimer {
-            trees: Arc::clone(&trees),
-            folder: Arc::clone(&folder),
-            shared: Arc::clone(&shared),
-            committer: commands.downgrade(),
-        };
+        let reclaimer = Reclaimer::new(Arc::clone(&trees), folder.store_id(), Arc::clone(&shared), commands.downgrade());
         let committer = Committer {
             trees: Arc::clone(&trees),
             shared: Arc::clone(&shared),
@@ -347,12 +342,12 @@ impl ArticleStore for SledStore {
         let (trees, folder, shared) = (Arc::clone(&self.trees), Arc::clone(&self.folder), Arc::clone(&self.shared));
         let finish = tokio::task::spawn_blocking(move || {
             let ended = |_| StoreError::Failed("a thread of the store panicked".into());
-            let segment = committer.join().map_err(ended)?;
+            committer.join().map_err(ended)?;
             checkpointer.join().map_err(ended)?;
             reclaimer.join().map_err(ended)?;
             sweep.join().map_err(ended)?;
             shared.writable().map_err(StoreError::Failed)?;
-            checkpoint(&trees, &folder, CheckpointRequest { group: shared.group(), segment }).map(drop)
+            checkpoint(&trees, &folder, shared.group())
         });
         let finished = finish.await.unwrap_or_else(|error| Err(StoreError::Failed(error.to_string())));
         finished.inspect_err(|error| self.shared.fail(error.to_string()))

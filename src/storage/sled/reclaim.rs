@@ -1,33 +1,44 @@
-//! Giving space back: a segment of which most payloads are no longer in use is emptied, so that a checkpoint can remove it.
+//! Giving space back: a segment of which most is no longer in use is emptied and given up.
 //!
-//! The thread reads such a segment frame by frame, and has the committer write what is still in use once more, a little at a
-//! time, among the writes of everybody else. Whoever reads meanwhile finds the record pointing to one copy or the other.
+//! The thread reads such a segment frame by frame, and has the committer write what stands once more, a little at a time, among
+//! the writes of everybody else: payloads that are in use, and every mutation that is the last of its key. So the segments that
+//! are left hold all of the trees still, and sled can be built anew from them. Whoever reads meanwhile finds a record pointing
+//! to one copy of its payload or the other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::committer::Command;
-use super::folder::Folder;
 use super::group::Relocation;
-use super::journal::{Mutation, SegmentReader};
+use super::journal::{Location, Mutation, SegmentReader};
 use super::keys::{self, Tree};
 use super::shared::Shared;
 use super::stored::StoredRecord;
 use super::trees::Trees;
-use crate::storage::StoreError;
+use crate::storage::record::RecordHeader;
+use crate::storage::{StoreError, StoreId};
 
-/// About how many bytes of payloads are handed to the committer at once: what a write may have to wait for.
+/// About how many bytes are handed to the committer at once: what a write may have to wait for.
 const STEP_BYTES: usize = 1 << 20;
+/// How often a segment is gone through at most. Where an article is written meanwhile, its record becomes that of an earlier
+/// revision, which the next pass finds.
+const PASSES: usize = 5;
+/// A complete segment of fewer bytes is a small one. Each opening of the store leaves one.
+const SMALL_BYTES: u64 = 8 << 20;
+/// Where there are so many small ones, they are made one.
+const SMALL_SEGMENTS: usize = 4;
 
 /// The state of the reclaiming thread.
 pub struct Reclaimer {
-    pub trees: Arc<Trees>,
-    pub folder: Arc<Folder>,
-    pub shared: Arc<Shared>,
-    pub committer: mpsc::WeakSender<Command>,
+    trees: Arc<Trees>,
+    store_id: StoreId,
+    shared: Arc<Shared>,
+    committer: mpsc::WeakSender<Command>,
+    /// Segments that were looked at and kept, since most of what they hold stands.
+    kept: HashMap<u64, Kept>,
 }
 
 /// The segments below this number are complete and not needed for recovery.
@@ -36,9 +47,38 @@ pub struct ReclaimRequest {
     pub before_segment: u64,
 }
 
+/// What a segment was like when it was kept.
+#[derive(Debug, Clone, Copy)]
+struct Kept {
+    live_bytes: u64,
+    /// The segment that was being written then.
+    current: u64,
+}
+
+/// Something in a segment that has to be written once more before the segment can go.
+enum Standing {
+    /// The payload of a record. `tree` and `key` are where it stands by now: it may be an earlier revision since.
+    Payload { tree: Tree, key: Vec<u8>, value: sled::IVec, location: Location, header: Box<RecordHeader> },
+    /// A mutation that no later one has replaced, without a payload in the segment.
+    Mutation(Mutation),
+}
+
+/// What is handed to the committer at once.
+#[derive(Default)]
+struct Step {
+    /// By their places: several mutations lead to one payload where its article was written again in the same segment.
+    relocations: BTreeMap<u64, Relocation>,
+    mutations: Vec<Mutation>,
+    bytes: usize,
+}
+
 impl Reclaimer {
+    pub fn new(trees: Arc<Trees>, store_id: StoreId, shared: Arc<Shared>, committer: mpsc::WeakSender<Command>) -> Self {
+        Self { trees, store_id, shared, committer, kept: HashMap::new() }
+    }
+
     /// Serves requests until there is nobody to make them.
-    pub fn run(self, requests: Receiver<ReclaimRequest>) {
+    pub fn run(mut self, requests: Receiver<ReclaimRequest>) {
         for request in requests {
             if let Err(error) = self.reclaim(request) {
                 match error {
@@ -50,80 +90,189 @@ impl Reclaimer {
         }
     }
 
-    fn reclaim(&self, request: ReclaimRequest) -> Result<(), StoreError> {
-        for segment in self.trees.segments().numbers()? {
-            if segment >= request.before_segment {
-                break;
-            }
-            let usage = self.trees.segment_usage(segment)?;
-            if usage.live_bytes > 0 && usage.live_bytes * 2 < usage.payload_bytes {
-                self.empty(segment)?;
+    fn reclaim(&mut self, request: ReclaimRequest) -> Result<(), StoreError> {
+        let ReclaimRequest { before_segment } = request;
+        self.remove_given_up(before_segment)?;
+        let segments = self.trees.segments().numbers()?.into_iter().take_while(|segment| *segment < before_segment);
+        let segments = segments.map(|segment| Ok((segment, self.file_bytes(segment)?))).collect::<Result<Vec<_>, StoreError>>()?;
+        let small = |bytes: u64| bytes < SMALL_BYTES;
+        let many_small = segments.iter().filter(|(_, bytes)| small(*bytes)).count() >= SMALL_SEGMENTS;
+        for (segment, bytes) in segments {
+            if many_small && small(bytes) || self.is_worth_it(segment, bytes, before_segment)? {
+                self.empty(segment, before_segment)?;
+                self.remove_given_up(before_segment)?;
             }
         }
         Ok(())
     }
 
-    fn empty(&self, segment: u64) -> Result<(), StoreError> {
-        let mut reader = SegmentReader::open(&self.trees.segments().path(segment), self.folder.store_id(), segment)?;
-        // By their places: several mutations lead to one payload where its article was written again in the same segment, and
-        // what is moved twice counts as gone twice.
-        let (mut step, mut bytes) = (BTreeMap::new(), 0);
+    /// Removes the files of segments that were given up.
+    fn remove_given_up(&mut self, before_segment: u64) -> Result<(), StoreError> {
+        for segment in self.trees.segments().numbers()?.into_iter().take_while(|segment| *segment < before_segment) {
+            // A snapshot may still point to what is out of use; one that begins after this look does not.
+            if self.trees.get(Tree::Segments, &segment.to_be_bytes())?.is_none() && self.trees.pins().current().is_none() {
+                self.trees.segments().remove(segment)?;
+                self.kept.remove(&segment);
+            }
+        }
+        Ok(())
+    }
+
+    fn file_bytes(&self, segment: u64) -> Result<u64, StoreError> {
+        let path = self.trees.segments().path(segment);
+        let file = std::fs::metadata(&path).map_err(|error| StoreError::io(format!("cannot look at {}", path.display()), error))?;
+        Ok(file.len())
+    }
+
+    /// Whether less than half of a segment of so many bytes stands. Looks closer only where the payloads alone do not tell, and
+    /// where it did not look lately.
+    fn is_worth_it(&mut self, segment: u64, file_bytes: u64, current: u64) -> Result<bool, StoreError> {
+        let live_bytes = self.trees.segment_usage(segment)?.live_bytes;
+        let known = self.kept.get(&segment).is_some_and(|kept| {
+            // The longer it was as it is, the longer it will stay so.
+            let age = kept.current.saturating_sub(segment).max(1);
+            let changed = live_bytes != kept.live_bytes && live_bytes * 2 <= kept.live_bytes;
+            !changed && current.saturating_sub(kept.current) < age
+        });
+        if known || self.trees.get(Tree::Segments, &segment.to_be_bytes())?.is_none() {
+            return Ok(false);
+        }
+        if live_bytes * 2 >= file_bytes {
+            return Ok(false);
+        }
+        let mut reader = self.reader(segment)?;
+        let oldest = self.is_oldest(segment)?;
+        let (mut standing_bytes, mut seen) = (0, HashSet::new());
         while let Some(mutations) = reader.next_group()? {
             for mutation in mutations {
-                if let Some(relocation) = self.relocation(segment, &mutation)? {
-                    bytes += relocation.payload.len();
-                    step.insert(relocation.from.offset, relocation);
-                }
-                if bytes >= STEP_BYTES {
+                self.shared.writable().map_err(StoreError::Failed)?;
+                let bytes = mutation.frame_bytes();
+                standing_bytes += match self.standing(segment, mutation, oldest)? {
+                    Some(Standing::Payload { location, header, .. }) if seen.insert(location.offset) => bytes + header.payload_bytes(),
+                    Some(Standing::Mutation(_)) => bytes,
+                    Some(Standing::Payload { .. }) | None => 0,
+                };
+            }
+        }
+        let worth_it = standing_bytes as u64 * 2 < file_bytes;
+        if !worth_it {
+            self.kept.insert(segment, Kept { live_bytes, current });
+        }
+        Ok(worth_it)
+    }
+
+    /// Has everything written once more that stands in a segment, and the segment given up.
+    fn empty(&mut self, segment: u64, current: u64) -> Result<(), StoreError> {
+        for _ in 0..PASSES {
+            let whole = self.write_once_more(segment)?;
+            if whole && self.trees.segment_usage(segment)?.live_bytes == 0 {
+                return self.command(|reply| Command::GiveUp { segment, reply });
+            }
+        }
+        // Something is damaged: that is for verification to find, and the segment stays.
+        let live_bytes = self.trees.segment_usage(segment)?.live_bytes;
+        self.kept.insert(segment, Kept { live_bytes, current });
+        Ok(())
+    }
+
+    /// Has everything written once more that stands in a segment. Gives whether all of it could be read.
+    fn write_once_more(&self, segment: u64) -> Result<bool, StoreError> {
+        let mut reader = self.reader(segment)?;
+        let oldest = self.is_oldest(segment)?;
+        let mut step = Step::default();
+        while let Some(mutations) = reader.next_group()? {
+            for mutation in mutations {
+                self.shared.writable().map_err(StoreError::Failed)?;
+                step.add(&self.trees, self.standing(segment, mutation, oldest)?)?;
+                if step.bytes >= STEP_BYTES {
                     self.relocate(std::mem::take(&mut step))?;
-                    bytes = 0;
                 }
             }
         }
-        self.relocate(step)
+        self.relocate(step)?;
+        Ok(reader.whole().is_ok())
     }
 
-    /// What a mutation of a segment put there and is still in use, as what it was put or, where the article was written again
-    /// since, as an earlier revision. Nothing where it was deleted.
-    fn relocation(&self, segment: u64, mutation: &Mutation) -> Result<Option<Relocation>, StoreError> {
-        self.shared.writable().map_err(StoreError::Failed)?;
-        match mutation {
-            Mutation { tree: Tree::Revisions, key, value: Some(_) } => self.in_use(segment, Tree::Revisions, key),
-            Mutation { tree: Tree::Articles, key, value: Some(written) } => match self.in_use(segment, Tree::Articles, key)? {
+    fn reader(&self, segment: u64) -> Result<SegmentReader, StoreError> {
+        SegmentReader::open(&self.trees.segments().path(segment), self.store_id, segment)
+    }
+
+    /// Whether there is no needed segment before this one.
+    fn is_oldest(&self, segment: u64) -> Result<bool, StoreError> {
+        let first = self.trees.segment_usages()?.first().map(|(first, _)| *first);
+        Ok(first.is_none_or(|first| first >= segment))
+    }
+
+    /// What a mutation of a segment put there and still stands.
+    fn standing(&self, segment: u64, mutation: Mutation, oldest: bool) -> Result<Option<Standing>, StoreError> {
+        let Mutation { tree, key, value } = &mutation;
+        let found = match (tree, value) {
+            // The latest group holds the state, and the first of the current segment all of these.
+            (Tree::State | Tree::Segments, _) => return Ok(None),
+            (Tree::Revisions, Some(_)) => self.in_use(segment, Tree::Revisions, key)?,
+            (Tree::Articles, Some(written)) => match self.in_use(segment, Tree::Articles, key)? {
+                // Where the article was written again since, its record is that of an earlier revision.
                 None => match StoredRecord::decode(&keys::parse_article_key(key)?, written) {
-                    Ok(written) => self.in_use(segment, Tree::Revisions, &keys::revision_key(key, written.header.head().revision)),
-                    Err(_) => Ok(None),
+                    Ok(written) => self.in_use(segment, Tree::Revisions, &keys::revision_key(key, written.header.head().revision))?,
+                    Err(_) => None,
                 },
-                found => Ok(found),
+                found => found,
             },
-            _ => Ok(None),
+            // What a removal took away must stay away, as long as there may be something.
+            (_, None) if oldest => return Ok(None),
+            _ => None,
+        };
+        if found.is_some() {
+            return Ok(found);
         }
+        let stands = self.trees.get(*tree, key)?.as_deref() == value.as_deref();
+        Ok(stands.then_some(Standing::Mutation(mutation)))
     }
 
-    /// The payload of a record, where there is such a record and its payload is in the segment.
-    fn in_use(&self, segment: u64, tree: Tree, key: &[u8]) -> Result<Option<Relocation>, StoreError> {
+    /// A record, where there is one and its payload is in the segment.
+    fn in_use(&self, segment: u64, tree: Tree, key: &[u8]) -> Result<Option<Standing>, StoreError> {
         let Some(value) = self.trees.get(tree, key)? else { return Ok(None) };
         let article = if tree == Tree::Articles { keys::parse_article_key(key) } else { keys::parse_revision_key(key) }?;
-        // Damage is for verification to find; the segment stays for as long as anything points to it.
         let Ok(StoredRecord { header, location }) = StoredRecord::decode(&article, &value) else { return Ok(None) };
-        if location.segment != segment {
-            return Ok(None);
-        }
-        let payload = self.trees.segments().read(location, header.payload_bytes())?;
-        let intact = payload.filter(|payload| header.matches(payload));
-        Ok(intact.map(|payload| Relocation { tree, key: key.to_vec(), value, from: location, payload }))
+        let here = location.segment == segment;
+        Ok(here.then(|| Standing::Payload { tree, key: key.to_vec(), value, location, header: Box::new(header) }))
     }
 
-    fn relocate(&self, step: BTreeMap<u64, Relocation>) -> Result<(), StoreError> {
-        if step.is_empty() {
+    fn relocate(&self, step: Step) -> Result<(), StoreError> {
+        let Step { relocations, mutations: standing, .. } = step;
+        if relocations.is_empty() && standing.is_empty() {
             return Ok(());
         }
-        let relocations = step.into_values().collect();
+        let relocations = relocations.into_values().collect();
+        self.command(|reply| Command::Relocate { relocations, standing, reply })
+    }
+
+    /// Has the committer carry a command out, and waits until it is done.
+    fn command(&self, command: impl FnOnce(oneshot::Sender<Result<(), StoreError>>) -> Command) -> Result<(), StoreError> {
         let (reply, done) = oneshot::channel();
         let committer = self.committer.upgrade().ok_or(StoreError::Closed)?;
-        committer.blocking_send(Command::Relocate { relocations, reply }).map_err(|_| StoreError::Closed)?;
+        committer.blocking_send(command(reply)).map_err(|_| StoreError::Closed)?;
         drop(committer);
         done.blocking_recv().unwrap_or(Err(StoreError::Closed))
+    }
+}
+
+impl Step {
+    fn add(&mut self, trees: &Trees, standing: Option<Standing>) -> Result<(), StoreError> {
+        match standing {
+            None => {}
+            Some(Standing::Mutation(mutation)) => {
+                self.bytes += mutation.frame_bytes();
+                self.mutations.push(mutation);
+            }
+            Some(Standing::Payload { tree, key, value, location, header }) => {
+                let payload = trees.segments().read(location, header.payload_bytes())?;
+                let Some(payload) = payload.filter(|payload| header.matches(payload)) else { return Ok(()) };
+                self.bytes += payload.len() + key.len() + value.len();
+                self.relocations.insert(location.offset, Relocation { tree, key, value, from: location, payload });
+            }
+        }
+        Ok(())
     }
 }
 
@@ -164,9 +313,9 @@ mod tests {
         let (old, new) = (live(1), live(2));
         assert!(old > 0 && new > 0);
 
-        let (trees, folder, shared) = (Arc::clone(&store.trees), Arc::clone(&store.folder), Arc::clone(&store.shared));
-        let reclaimer = Reclaimer { trees, folder, shared, committer: store.committer.downgrade() };
-        tokio::task::spawn_blocking(move || reclaimer.empty(1)).await.unwrap().unwrap();
+        let (trees, shared) = (Arc::clone(&store.trees), Arc::clone(&store.shared));
+        let mut reclaimer = Reclaimer::new(trees, store.folder.store_id(), shared, store.committer.downgrade());
+        tokio::task::spawn_blocking(move || reclaimer.empty(1, 2)).await.unwrap().unwrap();
         assert_eq!((live(1), live(2)), (0, old + new));
         for expected in [article("/stays", "1"), article("/twice", "2"), article("/replaced", "2")] {
             assert_eq!(store.article(expected.key()).await.unwrap().unwrap().article, expected);

@@ -1,18 +1,19 @@
 //! Opening: from sled's files and the journal after the last checkpoint to a store that holds everything acknowledged.
 //!
-//! What is missing is noticed here, and refused. What sled lost is built anew, where the journal still holds everything.
+//! What is missing is noticed here, and refused. Where sled's files are damaged or lost something, they are built anew from the
+//! journal, which holds everything.
 
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::entry::{SegmentUsage, State};
+use super::entry::State;
 use super::folder::{Checkpoint, Folder, sync_folder};
 use super::journal::{self, Journal, Segments};
 use super::keys::{STATE_KEY, Tree};
 use super::supervision::supervised;
 use super::synced::SyncedNote;
-use super::trees::{self, Trees};
+use super::trees::Trees;
 use super::verify;
 use crate::storage::StoreError;
 use crate::storage::planted::{Fault, planted};
@@ -27,7 +28,7 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Opens a store; where sled's files are damaged, from the journal alone as long as that holds everything.
+    /// Opens a store; where sled's files are damaged, from the journal alone.
     pub fn open_supervised(path: &Path) -> Result<Self, StoreError> {
         let folder = Arc::new(Folder::open(path)?);
         let attempt = |source: Source| {
@@ -39,7 +40,7 @@ impl Parts {
         }
         match attempt(Source::Sled) {
             Err(refused @ (StoreError::Damaged { .. } | StoreError::Failed(_))) => {
-                tracing::warn!(%refused, "sled's files are of no use: they are built anew if the journal holds everything");
+                tracing::warn!(%refused, "sled's files are of no use: they are built anew from the journal, which can take a minute for a million articles");
                 attempt(Source::Journal).map_err(|error| {
                     tracing::warn!(%error, "they cannot be built anew");
                     refused
@@ -56,8 +57,7 @@ impl Parts {
             set_aside(&folder.sled_path(), &aside)?;
         }
         let trees = Arc::new(Trees::open(&folder.sled_path(), segments)?);
-        let checkpoint = if source == Source::Journal { Checkpoint::default() } else { folder.checkpoint()? };
-        let recovered = recover(&folder, &trees, checkpoint).and_then(|(journal, synced, state)| {
+        let recovered = recover(&folder, &trees, source).and_then(|(journal, synced, state)| {
             if source == Source::Journal {
                 trees.flush()?;
                 folder.write_checkpoint(Checkpoint { group: state.group })?;
@@ -88,23 +88,32 @@ enum Source {
     Journal,
 }
 
-/// Applies the journal after the last checkpoint, checks that nothing acknowledged is missing, and begins a new journal file.
-fn recover(folder: &Folder, trees: &Trees, checkpoint: Checkpoint) -> Result<(Journal, SyncedNote, State), StoreError> {
+/// Applies the journal, checks that nothing acknowledged is missing, and begins a new journal file.
+fn recover(folder: &Folder, trees: &Trees, source: Source) -> Result<(Journal, SyncedNote, State), StoreError> {
     let stored = |trees: &Trees| {
         let value = trees.get(Tree::State, STATE_KEY)?;
         value.map_or(Ok(State::default()), |value| State::decode(&value))
     };
-    let found = stored(trees)?.group;
-    if found < checkpoint.group && !planted(Fault::SequenceCheckIgnored) {
-        let detail = format!("it holds groups up to {found}, but group {} was durable: restore a backup", checkpoint.group);
-        return Err(StoreError::damaged(folder.sled_path().display().to_string(), detail));
-    }
-    let replayed = journal::replay(&folder.journal_path(), folder.store_id(), checkpoint.group, |_, mutations| trees.apply(mutations))?;
-    let synced = SyncedNote::open(&folder.synced_path(), folder.store_id())?;
-    let acknowledged = found.max(synced.read());
+    let (path, store_id) = (folder.journal_path(), folder.store_id());
+    let apply = |_, mutations| trees.apply(mutations);
+    let (known, replayed) = match source {
+        Source::Sled => {
+            let checkpoint = folder.checkpoint()?;
+            let found = stored(trees)?.group;
+            if found < checkpoint.group && !planted(Fault::SequenceCheckIgnored) {
+                let detail = format!("it holds groups up to {found}, but group {} was durable: restore a backup", checkpoint.group);
+                return Err(StoreError::damaged(folder.sled_path().display().to_string(), detail));
+            }
+            (found, journal::replay(&path, store_id, checkpoint.group, apply)?)
+        }
+        // A checkpoint that cannot be read says nothing; the note of what was synced still may.
+        Source::Journal => (folder.checkpoint().map_or(0, |checkpoint| checkpoint.group), journal::rebuild(&path, store_id, apply)?),
+    };
+    let synced = SyncedNote::open(&folder.synced_path(), store_id)?;
+    let acknowledged = known.max(synced.read());
     if replayed.last_group < acknowledged && !planted(Fault::SequenceCheckIgnored) {
         let detail = format!("it ends with group {}, but group {acknowledged} was acknowledged: restore a backup", replayed.last_group);
-        return Err(StoreError::damaged(folder.journal_path().display().to_string(), detail));
+        return Err(StoreError::damaged(path.display().to_string(), detail));
     }
     let state = stored(trees)?;
     if replayed.applied > 0 {
@@ -115,7 +124,7 @@ fn recover(folder: &Folder, trees: &Trees, checkpoint: Checkpoint) -> Result<(Jo
         return Err(StoreError::damaged(folder.sled_path().display().to_string(), format!("{}: restore a backup", wrong.detail)));
     }
     // Only now: a segment that is missing must not be taken for the new one.
-    let journal = Journal::create(&folder.journal_path(), folder.store_id(), replayed.next_number, state.group + 1)?;
+    let journal = Journal::create(&path, store_id, replayed.next_number, state.group + 1)?;
     Ok((journal, synced, state))
 }
 
@@ -147,14 +156,11 @@ fn remove_folder(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Checks that every segment is there of which payloads are in use.
+/// Checks that every segment is there that is needed.
 fn check_segments(trees: &Trees) -> Result<(), StoreError> {
     let there: HashSet<u64> = trees.segments().numbers()?.into_iter().collect();
-    for entry in trees.tree(Tree::Segments).iter() {
-        let (key, value) = entry.map_err(trees::sled_error)?;
-        let segment = key[..].try_into().map(u64::from_be_bytes);
-        let segment = segment.map_err(|_| StoreError::damaged("a key of the segments", "it is no number"))?;
-        if SegmentUsage::decode(&key, &value)?.live_bytes > 0 && !there.contains(&segment) {
+    for (segment, _) in trees.segment_usages()? {
+        if !there.contains(&segment) {
             let path = trees.segments().path(segment).display().to_string();
             return Err(StoreError::damaged(path, "it is missing, and with it the text of articles: restore a backup"));
         }

@@ -92,12 +92,20 @@ impl Trees {
         self.get(Tree::Segments, &key)?.map_or(Ok(SegmentUsage::default()), |value| SegmentUsage::decode(&key, &value))
     }
 
+    /// The segments that are needed, in their order.
+    pub fn segment_usages(&self) -> Result<Vec<(u64, SegmentUsage)>, StoreError> {
+        let decode = |entry: sled::Result<(sled::IVec, sled::IVec)>| {
+            let (key, value) = entry.map_err(sled_error)?;
+            let segment = key[..].try_into().map(u64::from_be_bytes);
+            let segment = segment.map_err(|_| StoreError::damaged("a key of the segments", "it is no number"))?;
+            Ok((segment, SegmentUsage::decode(&key, &value)?))
+        };
+        self.tree(Tree::Segments).iter().map(decode).collect()
+    }
+
     /// Bytes of payloads that are in use, in all segments.
     pub fn live_bytes(&self) -> Result<u64, StoreError> {
-        self.tree(Tree::Segments).iter().try_fold(0, |sum, entry| {
-            let (key, value) = entry.map_err(sled_error)?;
-            Ok(sum + SegmentUsage::decode(&key, &value)?.live_bytes)
-        })
+        Ok(self.segment_usages()?.iter().map(|(_, usage)| usage.live_bytes).sum())
     }
 
     /// What is known of the days.

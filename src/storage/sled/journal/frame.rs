@@ -21,6 +21,13 @@ pub struct Mutation {
     pub value: Option<Vec<u8>>,
 }
 
+impl Mutation {
+    /// Bytes that it takes in a frame.
+    pub fn frame_bytes(&self) -> usize {
+        10 + self.key.len() + self.value.as_ref().map_or(0, Vec::len)
+    }
+}
+
 /// One group, ready to be appended.
 #[derive(Debug)]
 pub struct Frame {
@@ -30,10 +37,9 @@ pub struct Frame {
 
 impl Frame {
     /// The frame of a group.
-    pub fn new(group: u64, payloads: &[Vec<u8>], mutations: &[Mutation]) -> Self {
-        let length = |mutation: &Mutation| 10 + mutation.key.len() + mutation.value.as_ref().map_or(0, Vec::len);
+    pub fn new<'a>(group: u64, payloads: &[Vec<u8>], mutations: impl Iterator<Item = &'a Mutation> + Clone) -> Self {
         let payload_bytes = payloads.iter().map(Vec::len).sum::<usize>();
-        let total = PAYLOADS_AT + payload_bytes + mutations.iter().map(length).sum::<usize>();
+        let total = PAYLOADS_AT + payload_bytes + mutations.clone().map(Mutation::frame_bytes).sum::<usize>();
         let mut bytes = Vec::with_capacity(total.next_multiple_of(BLOCK));
         bytes.resize(HEADER_BYTES, 0);
         bytes.extend_from_slice(&(payload_bytes as u32).to_be_bytes());

@@ -105,7 +105,7 @@ impl SegmentReader {
     }
 
     /// The next frame, or `None` where the frames end. One that is damaged is passed over where its group is below `needed`.
-    fn next_frame(&mut self, needed: u64) -> Result<Option<(u64, Vec<u8>)>, StoreError> {
+    pub(super) fn next_frame(&mut self, needed: u64) -> Result<Option<(u64, Vec<u8>)>, StoreError> {
         let frame = match self.frame_at(self.at)? {
             Some(frame) => Some(frame),
             None => self.frame_after_damage(needed)?,
@@ -158,7 +158,7 @@ impl SegmentReader {
         Ok(Some(bytes))
     }
 
-    fn damaged(&self, detail: &str) -> StoreError {
+    pub(super) fn damaged(&self, detail: &str) -> StoreError {
         StoreError::damaged(format!("the journal {}", self.path.display()), detail)
     }
 }
@@ -184,7 +184,7 @@ mod tests {
     fn written(folder: &Path, groups: std::ops::RangeInclusive<u64>) -> Journal {
         let mut journal = Journal::create(folder, STORE, 1, *groups.start()).unwrap();
         for group in groups {
-            journal.append(Frame::new(group, &[vec![7; group as usize]], &mutations(group))).unwrap();
+            journal.append(Frame::new(group, &[vec![7; group as usize]], mutations(group).iter())).unwrap();
         }
         journal
     }
@@ -204,7 +204,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut journal = written(folder.path(), 1..=5);
         journal.rotate(6).unwrap();
-        journal.append(Frame::new(6, &[], &mutations(6))).unwrap();
+        journal.append(Frame::new(6, &[], mutations(6).iter())).unwrap();
         assert_eq!(groups(folder.path(), 0).unwrap(), [1, 2, 3, 4, 5, 6]);
         assert_eq!(groups(folder.path(), 4).unwrap(), [5, 6]);
         Segments::new(folder.path().to_owned()).remove(1).unwrap();
@@ -214,7 +214,7 @@ mod tests {
         journal.rotate(7).unwrap();
         assert!(!folder.path().join("spare.log").exists());
         assert_eq!(groups(folder.path(), 5).unwrap(), [6]);
-        journal.append(Frame::new(7, &[], &mutations(7))).unwrap();
+        journal.append(Frame::new(7, &[], mutations(7).iter())).unwrap();
         assert_eq!(groups(folder.path(), 5).unwrap(), [6, 7]);
     }
 
