@@ -117,6 +117,47 @@ async fn a_day_from_which_an_article_is_missing_is_data_loss() {
         let listed = daemon.client.list_articles(v1::ListArticlesRequest { filter: filter(day), ..Default::default() }).await;
         assert_eq!(listed.is_ok(), found, "{day}: {listed:?}");
     }
+    // The journal holds what sled lost, and the next start brings it back.
+    daemon.kill();
+    daemon.start_again().await;
+    for path in ["a", "b"] {
+        assert_eq!(get(&daemon, "2024-05-02", &format!("https://example.com/{path}")).await.unwrap().title, "T");
+    }
+    assert!(!daemon.data().join("REBUILD").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_text_comes_back_with_the_same_article_and_a_damaged_entry_with_the_next_start() {
+    let mut daemon = Daemon::start().await;
+    for path in ["a", "b"] {
+        put(&daemon, article("2024-05-01", &format!("https://example.com/{path}"), "T", "B"), None).await.unwrap();
+    }
+    daemon.terminate();
+    assert!(daemon.ended().success());
+    // The first payload of the journal: it stands behind the segment's header, the frame's and a length.
+    let segment = daemon.data().join("journal").read_dir().unwrap().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&segment).unwrap();
+    bytes[4096 + 44 + 1] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+    let db = sled::open(daemon.data().join("sled")).unwrap();
+    let articles = db.open_tree("articles").unwrap();
+    let (key, mut value) = articles.last().unwrap().unwrap();
+    value[50] ^= 1;
+    articles.insert(key, value).unwrap();
+    db.flush().unwrap();
+    drop((articles, db));
+
+    daemon.start_again().await;
+    // Damage of an entry makes the whole day doubtful.
+    assert_eq!(reason(get(&daemon, "2024-05-01", "https://example.com/b").await), "RECORD_DAMAGED");
+    daemon.kill();
+    daemon.start_again().await;
+    assert_eq!(get(&daemon, "2024-05-01", "https://example.com/b").await.unwrap().title, "T");
+    assert_eq!(reason(get(&daemon, "2024-05-01", "https://example.com/a").await), "RECORD_DAMAGED");
+    let again = put(&daemon, article("2024-05-01", "https://example.com/a", "T", "B"), None).await.unwrap();
+    assert_eq!(again.outcome(), v1::Outcome::Unchanged);
+    let mended = get(&daemon, "2024-05-01", "https://example.com/a").await.unwrap();
+    assert_eq!((mended.title.as_str(), mended.revision), ("T", 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

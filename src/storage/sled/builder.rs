@@ -78,7 +78,7 @@ impl SledBuilder {
         let folder = Folder::create(&path, store_id)?;
         let making = Making { path, keep: false };
         let segments = Arc::new(Segments::new(folder.journal_path()));
-        let trees = Trees::open(&folder.sled_path(), segments)?;
+        let trees = Trees::open(&folder, segments)?;
         let journal = Journal::create(&folder.journal_path(), folder.store_id(), 1, 1)?;
         let next_payload = journal.next_payload();
         Ok(Self {

@@ -58,7 +58,7 @@ impl Trees {
             Err(error) => return Err(error),
         };
         if condition == Condition::Incomplete {
-            tracing::error!(%date, "the articles of a day are not those that were stored: run `dateline verify`, and restore a backup");
+            self.damage().note_index(&incomplete(date));
         }
         self.day_checks().0.write().unwrap_or_else(PoisonError::into_inner).insert(date, condition);
         told(date, condition)
@@ -74,11 +74,12 @@ impl Trees {
 fn told(date: ArticleDate, condition: Condition) -> Result<(), StoreError> {
     match condition {
         Condition::Whole => Ok(()),
-        Condition::Incomplete => {
-            let detail = "its articles are not those that were stored";
-            Err(StoreError::damaged(format!("the day {date}"), detail))
-        }
+        Condition::Incomplete => Err(incomplete(date)),
     }
+}
+
+fn incomplete(date: ArticleDate) -> StoreError {
+    StoreError::damaged(format!("the day {date}"), "its articles are not those that were stored")
 }
 
 /// Looks at every day that nobody asked for yet, one after the other, until told to stop.

@@ -6,6 +6,7 @@
 //! | `STORE` | which store this is and in which format; written once |
 //! | `CHECKPOINT` | up to which group sled alone is complete |
 //! | `SYNCED` | up to which group the journal was synced, as far as is known |
+//! | `REBUILD` | something in sled was found damaged: it is built anew when the store is opened next |
 //! | `VERIFIED` | when everything was last looked at without a finding; missing where it never was |
 //! | `journal/` | the groups since then, and the payloads of all records |
 //! | `sled/` | the trees |
@@ -87,6 +88,20 @@ impl Folder {
     /// Where sled's files are put out of the way.
     pub fn aside_path(&self) -> PathBuf {
         self.path.join("sled.aside")
+    }
+
+    /// The file that says that sled is to be built anew.
+    pub fn rebuild_path(&self) -> PathBuf {
+        self.path.join("REBUILD")
+    }
+
+    /// Notes that sled was built anew.
+    pub fn clear_rebuild(&self) -> Result<(), StoreError> {
+        let path = self.rebuild_path();
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed.map_err(|error| StoreError::io(format!("cannot remove {}", path.display()), error)),
+        }
     }
 
     /// Where the journal's files are.

@@ -156,8 +156,9 @@ impl<'a> Group<'a> {
         let (PreparedWrite::Put { key, .. } | PreparedWrite::Delete { key, .. }) = &write;
         let key_bytes = keys::article_key(key);
         let entry = match self.trees.check_day_in_group(key.date).and_then(|()| self.entry(key, &key_bytes)) {
-            Err(StoreError::Damaged { what, detail }) => {
-                tracing::error!(what, detail, "a write was refused because the record that it would replace is damaged");
+            Err(error @ StoreError::Damaged { .. }) => {
+                self.trees.damage().note_index(&error);
+                tracing::error!(%error, "a write was refused because the record that it would replace is damaged");
                 return Ok(Err(WriteRefusal::Damaged));
             }
             entry => entry?,
@@ -252,9 +253,12 @@ impl<'a> Group<'a> {
         if let Err(refusal) = check(precondition, &entry) {
             return Ok(Err(refusal));
         }
-        if let Entry::Live { head, .. } = &entry
+        if let Entry::Live { head, payload, .. } = &entry
             && head.digest == digest
         {
+            if self.trees.damage().take_text(&key_bytes) {
+                self.mend(key_bytes, head.clone(), *payload, content)?;
+            }
             return Ok(Ok(Written::Unchanged(head.clone())));
         }
         let (revision, create_time, not_before) = match &entry {
@@ -284,6 +288,18 @@ impl<'a> Group<'a> {
         self.log(kind, &head, update_time);
         self.entries.insert(key_bytes, Entry::Live { head: head.clone(), record, payload });
         Ok(Ok(if kind == ChangeKind::Created { Written::Created(head) } else { Written::Updated(head) }))
+    }
+
+    /// Stores the text of an article's latest revision once more, in the place of one that is damaged. The revision stays what it
+    /// was.
+    fn mend(&mut self, key_bytes: Vec<u8>, head: ArticleHead, damaged: Payload, content: EncodedContent) -> Result<(), StoreError> {
+        let ArticleHead { sequence, revision, create_time, update_time, .. } = head;
+        self.release(damaged)?;
+        let (record, payload) = self.store_record(&key_bytes, &head, content, &Stamp { sequence, revision, create_time, update_time })?;
+        let contents = &mut self.state.contents;
+        contents.record_bytes = (contents.record_bytes + payload.record_bytes()).saturating_sub(damaged.record_bytes());
+        self.entries.insert(key_bytes, Entry::Live { head, record, payload });
+        Ok(())
     }
 
     fn delete(

@@ -7,6 +7,7 @@
 mod builder;
 mod checkpoint;
 mod committer;
+mod damage;
 mod days;
 mod entry;
 mod folder;

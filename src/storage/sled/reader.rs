@@ -132,7 +132,8 @@ impl Trees {
         mut record: sled::IVec,
     ) -> Result<Option<StoredArticle>, StoreError> {
         for _ in 0..TRIES {
-            let StoredRecord { header, location } = StoredRecord::decode(key, &record)?;
+            let StoredRecord { header, location } =
+                StoredRecord::decode(key, &record).inspect_err(|error| self.damage().note_index(error))?;
             let problem = match self.segments().read(location, header.payload_bytes())? {
                 None => "the journal does not hold its text".to_owned(),
                 Some(payload) => match header.decode_article(&payload) {
@@ -144,7 +145,12 @@ impl Trees {
             match self.get(tree, key_bytes)? {
                 None => return Ok(None),
                 Some(now) if now != record => record = now,
-                Some(_) => return Err(StoreError::damaged(format!("article {key}"), problem)),
+                Some(_) => {
+                    if tree == Tree::Articles {
+                        self.damage().note_text(key_bytes);
+                    }
+                    return Err(StoreError::damaged(format!("article {key}"), problem));
+                }
             }
         }
         Err(StoreError::damaged(format!("article {key}"), "it changed all the time while it was read"))

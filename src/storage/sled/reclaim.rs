@@ -175,7 +175,7 @@ impl Reclaimer {
         Ok(())
     }
 
-    /// Has everything written once more that stands in a segment. Gives whether all of it could be read.
+    /// Has everything written once more that stands in a segment. Gives whether all its mutations could be read.
     fn write_once_more(&self, segment: u64) -> Result<bool, StoreError> {
         let mut reader = self.reader(segment)?;
         let oldest = self.is_oldest(segment)?;
@@ -190,11 +190,12 @@ impl Reclaimer {
             }
         }
         self.relocate(step)?;
-        Ok(reader.whole().is_ok())
+        Ok(!reader.passed_over())
     }
 
     fn reader(&self, segment: u64) -> Result<SegmentReader, StoreError> {
-        SegmentReader::open(&self.trees.segments().path(segment), self.store_id, segment)
+        // It is complete, so none of its groups is torn.
+        SegmentReader::open_with(&self.trees.segments().path(segment), self.store_id, segment, u64::MAX)
     }
 
     /// Whether there is no needed segment before this one.

@@ -38,6 +38,13 @@ impl Parts {
         if !folder.has_checkpoint() || folder.aside_path().exists() {
             return attempt(Source::Journal);
         }
+        if folder.rebuild_path().exists() {
+            tracing::warn!("something in sled's files was found damaged: they are built anew from the journal");
+            match attempt(Source::Journal) {
+                Err(error) => tracing::warn!(%error, "they cannot be built anew: what is whole is served"),
+                opened => return opened,
+            }
+        }
         match attempt(Source::Sled) {
             Err(refused @ (StoreError::Damaged { .. } | StoreError::Failed(_))) => {
                 tracing::warn!(%refused, "sled's files are of no use: they are built anew from the journal, which can take a minute for a million articles");
@@ -56,12 +63,13 @@ impl Parts {
         if source == Source::Journal {
             set_aside(&folder.sled_path(), &aside)?;
         }
-        let trees = Arc::new(Trees::open(&folder.sled_path(), segments)?);
+        let trees = Arc::new(Trees::open(&folder, segments)?);
         let recovered = recover(&folder, &trees, source).and_then(|(journal, synced, state)| {
             if source == Source::Journal {
                 trees.flush()?;
                 folder.write_checkpoint(Checkpoint { group: state.group })?;
                 remove_folder(&aside)?;
+                folder.clear_rebuild()?;
             }
             Ok((journal, synced, state))
         });
@@ -107,7 +115,10 @@ fn recover(folder: &Folder, trees: &Trees, source: Source) -> Result<(Journal, S
             (found, journal::replay(&path, store_id, checkpoint.group, apply)?)
         }
         // A checkpoint that cannot be read says nothing; the note of what was synced still may.
-        Source::Journal => (folder.checkpoint().map_or(0, |checkpoint| checkpoint.group), journal::rebuild(&path, store_id, apply)?),
+        Source::Journal => {
+            let durable = folder.checkpoint().map_or(0, |checkpoint| checkpoint.group);
+            (durable, journal::rebuild(&path, store_id, durable, apply)?)
+        }
     };
     let synced = SyncedNote::open(&folder.synced_path(), store_id)?;
     let acknowledged = known.max(synced.read());

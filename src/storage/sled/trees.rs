@@ -4,12 +4,13 @@
 //! would add (all of a group or none of it after a crash) the journal gives already.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::damage::Damage;
 use super::days::DayChecks;
 use super::entry::SegmentUsage;
-use super::folder::{create_folder, folder_bytes, sync_folder};
+use super::folder::{Folder, create_folder, folder_bytes, sync_folder};
 use super::journal::{Mutation, Segments};
 use super::keys::Tree;
 use super::pin::Pins;
@@ -31,6 +32,7 @@ pub struct Trees {
     segments: Arc<Segments>,
     pins: Pins,
     day_checks: DayChecks,
+    damage: Damage,
     /// Held while a group is applied: who holds it sees whole groups.
     applying: Mutex<()>,
     /// A handle of our own on sled's file: the only way to sync it for certain and to hear of a failed write-back.
@@ -38,8 +40,10 @@ pub struct Trees {
 }
 
 impl Trees {
-    /// Opens sled in a folder, creating it where it is missing. The payloads are read from the journal's segments.
-    pub fn open(path: &Path, segments: Arc<Segments>) -> Result<Self, StoreError> {
+    /// Opens sled in its place in a data folder, creating it where it is missing. The payloads are read from the journal's
+    /// segments.
+    pub fn open(folder: &Folder, segments: Arc<Segments>) -> Result<Self, StoreError> {
+        let path = &folder.sled_path();
         create_folder(path)?;
         let config = sled::Config::new()
             .path(path)
@@ -66,6 +70,7 @@ impl Trees {
             segments,
             pins: Pins::default(),
             day_checks: DayChecks::default(),
+            damage: Damage::new(folder.rebuild_path()),
             applying: Mutex::default(),
             file,
         })
@@ -111,6 +116,11 @@ impl Trees {
     /// What is known of the days.
     pub fn day_checks(&self) -> &DayChecks {
         &self.day_checks
+    }
+
+    /// What is known to be damaged.
+    pub fn damage(&self) -> &Damage {
+        &self.damage
     }
 
     /// Checks that there is room for a group of so many bytes in a segment of so many, and for what sled makes of it. One that

@@ -68,6 +68,15 @@ pub fn step(trees: &Trees, folder: &Folder, cursor: Option<VerifyCursor>) -> Res
         Some(Part::Journal) => step_of_journal(trees, folder, &mut cursor)?,
     };
     cursor.findings += findings.len() as u64;
+    let of_the_index = |finding: &&Finding| match finding.kind {
+        // These may be damage to a text, which the index has no part in.
+        FindingKind::RecordDamaged | FindingKind::RevisionDamaged | FindingKind::JournalDamaged => false,
+        FindingKind::IndexEntryMissing | FindingKind::IndexEntryStray | FindingKind::DayIncomplete | FindingKind::ChangeMissing => true,
+        FindingKind::ChangeDamaged | FindingKind::EntryDamaged | FindingKind::TotalsWrong | FindingKind::SegmentUsageWrong => true,
+    };
+    if let Some(finding) = findings.iter().find(of_the_index) {
+        trees.damage().note_index(&StoreError::damaged(finding.kind.reason(), &finding.detail));
+    }
     match next {
         Some(after) => cursor.after = after,
         None => (cursor.part, cursor.after) = (cursor.part.saturating_add(1), Vec::new()),
@@ -140,7 +149,10 @@ fn look_at_record(
     let finding = |detail: String| Looked::at([Finding { kind, key: Some(key.clone()), detail }]);
     let StoredRecord { header, location } = match StoredRecord::decode(&key, value) {
         Ok(stored) => stored,
-        Err(error) => return Ok((finding(error.to_string()), None)),
+        Err(error) => {
+            trees.damage().note_index(&error);
+            return Ok((finding(error.to_string()), None));
+        }
     };
     let bytes = header.payload_bytes();
     let Some(payload) = trees.segments().read(location, bytes)? else {
@@ -155,7 +167,10 @@ fn look_at_record(
 
 fn look_at_article(trees: &Trees, key: &[u8], value: &[u8]) -> Result<Looked, StoreError> {
     let (mut looked, stored) = look_at_record(trees, FindingKind::RecordDamaged, keys::parse_article_key(key), value)?;
-    let Some(head) = stored.map(|stored| stored.head) else { return Ok(looked) };
+    let Some(head) = stored.map(|stored| stored.head) else {
+        trees.damage().note_text(key);
+        return Ok(looked);
+    };
     let finding = |kind, detail: &str| Finding { kind, key: Some(head.key.clone()), detail: detail.into() };
     if trees.get(Tree::Urls, &keys::url_index_key(&head.key))?.is_none() {
         looked.findings.push(finding(FindingKind::IndexEntryMissing, "it cannot be found by its URL alone"));

@@ -6,8 +6,8 @@ use super::BLOCK;
 use crate::storage::StoreError;
 use crate::storage::sled::keys::Tree;
 
-const MAGIC: u32 = 0x444c_4631;
-pub(super) const HEADER_BYTES: usize = 32;
+const MAGIC: u32 = 0x444c_4632;
+pub(super) const HEADER_BYTES: usize = 40;
 /// Where in a frame the payloads begin.
 pub(super) const PAYLOADS_AT: usize = HEADER_BYTES + 4;
 /// A group holds a few megabytes and at most one batch more: longer content is damage.
@@ -63,8 +63,8 @@ impl Frame {
     /// The bytes for the file with this number, padded to whole blocks.
     pub(super) fn seal(mut self, number: u64) -> Vec<u8> {
         let header = FrameHeader { content_bytes: (self.bytes.len() - HEADER_BYTES) as u32, group: self.group };
-        let checksum = header.checksum(number, &self.bytes[HEADER_BYTES..]);
-        self.bytes[..HEADER_BYTES].copy_from_slice(&header.encode(number, checksum));
+        let checksums = header.checksums(number, &self.bytes[HEADER_BYTES..]);
+        self.bytes[..HEADER_BYTES].copy_from_slice(&header.encode(number, checksums));
         self.bytes.resize(self.bytes.len().next_multiple_of(BLOCK), 0);
         self.bytes
     }
@@ -77,30 +77,67 @@ pub(super) struct FrameHeader {
     pub group: u64,
 }
 
+/// What a frame's checksums are or should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Checksums {
+    /// Of everything but the payloads.
+    mutations: u64,
+    /// Of everything.
+    whole: u64,
+}
+
+/// How much of a frame is as it was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Intact {
+    /// All of it.
+    Whole,
+    /// All but payloads.
+    Mutations,
+}
+
+impl Checksums {
+    /// How much of a frame is intact that should have these checksums and has those; `None` where nothing can be told.
+    pub fn compare(self, found: Self) -> Option<Intact> {
+        match (self.whole == found.whole, self.mutations == found.mutations) {
+            (true, true) => Some(Intact::Whole),
+            (false, true) => Some(Intact::Mutations),
+            (_, false) => None,
+        }
+    }
+}
+
 impl FrameHeader {
-    fn encode(&self, number: u64, checksum: u64) -> [u8; HEADER_BYTES] {
+    fn encode(&self, number: u64, checksums: Checksums) -> [u8; HEADER_BYTES] {
         let mut bytes = [0; HEADER_BYTES];
         bytes[..4].copy_from_slice(&MAGIC.to_be_bytes());
         bytes[4..8].copy_from_slice(&self.content_bytes.to_be_bytes());
         bytes[8..16].copy_from_slice(&self.group.to_be_bytes());
         bytes[16..24].copy_from_slice(&number.to_be_bytes());
-        bytes[24..].copy_from_slice(&checksum.to_be_bytes());
+        bytes[24..32].copy_from_slice(&checksums.mutations.to_be_bytes());
+        bytes[32..].copy_from_slice(&checksums.whole.to_be_bytes());
         bytes
     }
 
-    /// What looks like the head of a frame of the file with this number, with the checksum that the frame should have.
-    pub fn decode(bytes: &[u8; HEADER_BYTES], number: u64) -> Option<(Self, u64)> {
+    /// What looks like the head of a frame of the file with this number, with the checksums that the frame should have.
+    pub fn decode(bytes: &[u8; HEADER_BYTES], number: u64) -> Option<(Self, Checksums)> {
         let word = |at: usize| bytes[at..at + 8].iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
         let header = Self { content_bytes: word(0) as u32, group: word(8) };
         let plausible = word(0) >> 32 == u64::from(MAGIC) && word(16) == number && header.content_bytes <= MAX_CONTENT_BYTES;
-        plausible.then_some((header, word(24)))
+        plausible.then_some((header, Checksums { mutations: word(24), whole: word(32) }))
     }
 
-    pub fn checksum(&self, number: u64, content: &[u8]) -> u64 {
-        let mut hasher = Xxh3::new();
-        hasher.update(&self.encode(number, 0)[..24]);
-        hasher.update(content);
-        hasher.digest()
+    pub fn checksums(&self, number: u64, content: &[u8]) -> Checksums {
+        let head = self.encode(number, Checksums { mutations: 0, whole: 0 });
+        let (length, rest) = content.split_at_checked(4).unwrap_or((content, &[]));
+        let payload_bytes = length.try_into().map_or(0, |length| u32::from_be_bytes(length) as usize);
+        let (payloads, mutations) = rest.split_at_checked(payload_bytes).unwrap_or((rest, &[]));
+        let mut of_mutations = Xxh3::new();
+        [&head[..24], length, mutations].iter().for_each(|part| of_mutations.update(part));
+        let mut of_payloads = Xxh3::new();
+        of_payloads.update(payloads);
+        let mutations = of_mutations.digest();
+        of_payloads.update(&mutations.to_be_bytes());
+        Checksums { mutations, whole: of_payloads.digest() }
     }
 }
 

@@ -13,21 +13,24 @@ use crate::storage::sled::entry::SegmentUsage;
 use crate::storage::sled::keys::Tree;
 use crate::storage::{StoreError, StoreId};
 
-/// Reads all groups of all needed segments, in order, and hands each to `apply`.
+/// Reads all groups of all needed segments, in order, and hands each to `apply`. Groups up to `durable` are known to be whole on
+/// the disk.
 ///
 /// # Errors
-/// Where a needed segment, or a group of one, is missing or damaged. The last group of the journal may be missing all the same:
-/// whoever knows which one it should be has to compare.
+/// Where a needed segment, or a group of one, is missing or damaged; payloads may be, which whoever reads them notices. The last
+/// group of the journal may be missing all the same: whoever knows which one it should be has to compare.
 pub fn rebuild(
     folder: &Path,
     store_id: StoreId,
+    durable: u64,
     mut apply: impl FnMut(u64, Vec<Mutation>) -> Result<(), StoreError>,
 ) -> Result<Replay, StoreError> {
     let files: BTreeMap<u64, PathBuf> = files(folder)?.into_iter().collect();
     let mut replay = Replay { last_group: 0, applied: 0, next_number: files.keys().last().map_or(1, |number| number + 1) };
-    for (number, usage) in needed(&files, store_id)? {
+    for (number, usage) in needed(&files, store_id, durable)? {
         let missing = || StoreError::damaged(segment_path(folder, number).display().to_string(), "it is missing");
-        let mut reader = SegmentReader::open(files.get(&number).ok_or_else(missing)?, store_id, number)?;
+        let path = files.get(&number).ok_or_else(missing)?;
+        let mut reader = SegmentReader::open_with(path, store_id, number, usage.last_group.max(durable))?;
         while let Some((group, content)) = reader.next_frame(0)? {
             apply(group, decode_mutations(&content)?)?;
             (replay.last_group, replay.applied) = (group, replay.applied + 1);
@@ -40,9 +43,9 @@ pub fn rebuild(
 }
 
 /// The segments that are needed, as the last segment says that holds a group.
-fn needed(files: &BTreeMap<u64, PathBuf>, store_id: StoreId) -> Result<BTreeMap<u64, SegmentUsage>, StoreError> {
+fn needed(files: &BTreeMap<u64, PathBuf>, store_id: StoreId, durable: u64) -> Result<BTreeMap<u64, SegmentUsage>, StoreError> {
     for (number, path) in files.iter().rev() {
-        let mut reader = SegmentReader::open(path, store_id, *number)?;
+        let mut reader = SegmentReader::open_with(path, store_id, *number, durable)?;
         let mut needed = BTreeMap::new();
         let mut groups = 0;
         while let Some((_, content)) = reader.next_frame(0)? {
@@ -64,6 +67,7 @@ fn needed(files: &BTreeMap<u64, PathBuf>, store_id: StoreId) -> Result<BTreeMap<
 
 #[cfg(test)]
 mod tests {
+    use super::super::frame::PAYLOADS_AT;
     use super::super::{BLOCK, Frame, Journal, file_name};
     use super::*;
 
@@ -77,7 +81,7 @@ mod tests {
 
     fn groups(folder: &Path) -> Result<Vec<u64>, StoreError> {
         let mut groups = Vec::new();
-        rebuild(folder, STORE, |group, _| {
+        rebuild(folder, STORE, 0, |group, _| {
             groups.push(group);
             Ok(())
         })?;
@@ -122,7 +126,7 @@ mod tests {
         // The last group of the first segment.
         std::fs::write(&path, &whole[..3 * BLOCK]).unwrap();
         assert!(groups(folder.path()).is_err());
-        std::fs::write(&path, [&whole[..3 * BLOCK + 20], &[0; 20][..]].concat()).unwrap();
+        std::fs::write(&path, [&whole[..3 * BLOCK + 20], &[0; 24][..]].concat()).unwrap();
         assert!(groups(folder.path()).is_err());
         for at in (0..3 * BLOCK).step_by(1000) {
             let mut damaged = whole.clone();
@@ -132,5 +136,37 @@ mod tests {
         }
         std::fs::remove_file(&path).unwrap();
         assert!(groups(folder.path()).is_err());
+    }
+
+    #[test]
+    fn a_damaged_payload_costs_no_mutation_but_a_torn_end_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = Journal::create(folder.path(), STORE, 1, 1).unwrap();
+        for group in 1..=2 {
+            let list = [said(1, Some(0))];
+            journal.append(Frame::new(group, &[vec![7; 100]], list.iter())).unwrap();
+        }
+        let path = folder.path().join(file_name(1));
+        let whole = std::fs::read(&path).unwrap();
+        let after = |at: usize, durable: u64| {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1;
+            std::fs::write(&path, damaged).unwrap();
+            let mut groups = Vec::new();
+            let rebuilt = rebuild(folder.path(), STORE, durable, |group, _| {
+                groups.push(group);
+                Ok(())
+            });
+            rebuilt.map(|_| groups)
+        };
+        let (first, last) = (BLOCK + PAYLOADS_AT + 50, 2 * BLOCK + PAYLOADS_AT + 50);
+        assert_eq!(after(first, 2).unwrap(), [1, 2]);
+        assert_eq!(after(first, 1).unwrap(), [1, 2]);
+        assert!(after(first, 0).is_err(), "another group follows, so it is not torn");
+        assert_eq!(after(last, 2).unwrap(), [1, 2]);
+        assert_eq!(after(last, 1).unwrap(), [1]);
+        for at in [BLOCK + 4, BLOCK + 8, BLOCK + PAYLOADS_AT - 1, BLOCK + PAYLOADS_AT + 101] {
+            assert!(after(at, 2).is_err(), "{at}");
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use super::frame::{FrameHeader, HEADER_BYTES, Mutation, decode_mutations};
+use super::frame::{FrameHeader, HEADER_BYTES, Intact, Mutation, decode_mutations};
 use super::{BLOCK, files, header};
 use crate::storage::{StoreError, StoreId};
 
@@ -72,18 +72,36 @@ pub struct SegmentReader {
     first_group: u64,
     next_group: u64,
     at: u64,
-    /// The first group that was passed over because its frame is damaged.
+    /// The first group of which the frame, or a payload in it, is damaged.
     damaged_group: Option<u64>,
+    passed_over: bool,
+    /// Up to this group a frame counts of which only payloads are damaged. None of them is the last one, which may be torn.
+    mutations_suffice: u64,
 }
 
 impl SegmentReader {
     /// Opens a segment and verifies its header.
     pub fn open(path: &Path, store_id: StoreId, number: u64) -> Result<Self, StoreError> {
+        Self::open_with(path, store_id, number, 0)
+    }
+
+    /// The same, where of groups up to this one the mutations are wanted though a payload may be damaged.
+    pub fn open_with(path: &Path, store_id: StoreId, number: u64, mutations_suffice: u64) -> Result<Self, StoreError> {
         let fail = |error| StoreError::io(format!("cannot read the journal {}", path.display()), error);
         let file = File::open(path).map_err(fail)?;
         let length = file.metadata().map_err(fail)?.len();
-        let mut reader =
-            Self { path: path.to_owned(), file, length, number, first_group: 0, next_group: 0, at: BLOCK as u64, damaged_group: None };
+        let mut reader = Self {
+            path: path.to_owned(),
+            file,
+            length,
+            number,
+            first_group: 0,
+            next_group: 0,
+            at: BLOCK as u64,
+            damaged_group: None,
+            passed_over: false,
+            mutations_suffice,
+        };
         let block = reader.read(0, BLOCK)?.ok_or_else(|| reader.damaged("its header is cut short"))?;
         let first_group = block[32..40].iter().fold(0, |group, byte| group << 8 | u64::from(*byte));
         if block != header(store_id, number, first_group) {
@@ -98,8 +116,13 @@ impl SegmentReader {
         self.next_frame(u64::MAX)?.map(|(_, content)| decode_mutations(&content)).transpose()
     }
 
+    /// Whether there was a group that could not be read.
+    pub fn passed_over(&self) -> bool {
+        self.passed_over
+    }
+
     /// # Errors
-    /// Where a frame was passed over.
+    /// Where a frame was passed over, or a payload is damaged.
     pub fn whole(&self) -> Result<(), StoreError> {
         self.damaged_group.map_or(Ok(()), |group| Err(self.damaged(&format!("group {group} is damaged"))))
     }
@@ -128,6 +151,7 @@ impl SegmentReader {
                 Some((header, content)) if (self.next_group..=needed).contains(&header.group) => {
                     self.at = at;
                     self.damaged_group.get_or_insert(self.next_group);
+                    self.passed_over = true;
                     return Ok(Some((header, content)));
                 }
                 Some((header, _)) if header.group >= self.next_group => {
@@ -139,12 +163,19 @@ impl SegmentReader {
         Ok(None)
     }
 
-    /// The frame that begins at this place, if there is one and its checksum holds.
-    fn frame_at(&self, at: u64) -> Result<Option<(FrameHeader, Vec<u8>)>, StoreError> {
+    /// The frame that begins at this place, if there is one and its checksums hold.
+    fn frame_at(&mut self, at: u64) -> Result<Option<(FrameHeader, Vec<u8>)>, StoreError> {
         let Some(head) = self.read(at, HEADER_BYTES)? else { return Ok(None) };
-        let Some((header, checksum)) = head.first_chunk().and_then(|head| FrameHeader::decode(head, self.number)) else { return Ok(None) };
+        let Some((header, checksums)) = head.first_chunk().and_then(|head| FrameHeader::decode(head, self.number)) else { return Ok(None) };
         let Some(content) = self.read(at + HEADER_BYTES as u64, header.content_bytes as usize)? else { return Ok(None) };
-        Ok((header.checksum(self.number, &content) == checksum).then_some((header, content)))
+        match checksums.compare(header.checksums(self.number, &content)) {
+            Some(Intact::Whole) => Ok(Some((header, content))),
+            Some(Intact::Mutations) if header.group <= self.mutations_suffice => {
+                self.damaged_group.get_or_insert(header.group);
+                Ok(Some((header, content)))
+            }
+            Some(Intact::Mutations) | None => Ok(None),
+        }
     }
 
     /// So many bytes from a place, or `None` where the file ends before.
