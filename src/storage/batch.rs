@@ -40,6 +40,14 @@ pub enum Write {
 }
 
 impl Write {
+    /// Bytes of the text that it stores.
+    pub fn text_bytes(&self) -> usize {
+        match self {
+            Self::Put { article, .. } => article.text_bytes(),
+            Self::Delete { .. } => 0,
+        }
+    }
+
     /// Stores an article, whatever is there.
     pub fn put(article: Article) -> Self {
         Self::Put { article: Box::new(article), precondition: Precondition::None }

@@ -47,6 +47,11 @@ impl Trees {
         }
     }
 
+    /// Whether a day was looked at already, so that reading from it takes no longer than the reading.
+    pub fn day_is_known(&self, date: ArticleDate) -> bool {
+        self.known(date).is_some()
+    }
+
     fn known(&self, date: ArticleDate) -> Option<Condition> {
         self.day_checks().0.read().unwrap_or_else(PoisonError::into_inner).get(&date).copied()
     }

@@ -55,12 +55,14 @@ use self::trees::Trees;
 use super::{
     ArticleStore, Change, CountOfGroup, CountRequest, Durability, IngestStreamId, LookupResult, OpenedStream, Page, PendingCommit,
     RevisionsRequest, ScanRequest, Snapshot, StoreError, StoreHealth, StoreIdentity, StoreOptions, StoreStats, VerifyCursor, VerifyStep,
-    WriteBatch,
+    Write, WriteBatch,
 };
 use crate::article::{ArticleDate, ArticleHead, ArticleKey, CanonicalUrl, StoredArticle, Timestamp};
 
 /// Batches that wait for the committer at most: past that, submitting waits.
 const QUEUE_BATCHES: usize = 64;
+/// A single write with at most so many bytes of text is encoded and compressed on the caller's thread.
+const SMALL_WRITE_BYTES: usize = 16 << 10;
 
 /// A store in a folder.
 #[derive(Debug)]
@@ -210,11 +212,29 @@ impl ArticleStore for SledStore {
     }
 
     async fn article(&self, key: &ArticleKey) -> Result<Option<StoredArticle>, StoreError> {
+        self.caught_up().await;
+        let here = || if self.trees.day_is_known(key.date) { self.trees.article(key).map(Some) } else { Ok(None) };
+        if let Some(found) = self.pool.run_here(here) {
+            return found;
+        }
         let key = key.clone();
         self.read(move |trees, _| trees.article(&key)).await
     }
 
     async fn latest_article(&self, url: &CanonicalUrl) -> Result<Option<StoredArticle>, StoreError> {
+        self.caught_up().await;
+        let here = || match self.trees.article_dates(url, 1)?.first() {
+            None => Ok(Some(None)),
+            // Where the index is ahead of the article, there may be an earlier one: that is for the pool.
+            Some(date) if self.trees.day_is_known(*date) => {
+                let article = self.trees.article(&ArticleKey { date: *date, url: url.clone() })?;
+                Ok(article.map(Some))
+            }
+            Some(_) => Ok(None),
+        };
+        if let Some(found) = self.pool.run_here(here) {
+            return found;
+        }
         let url = url.clone();
         self.read(move |trees, _| trees.latest_article(&url)).await
     }
@@ -281,7 +301,10 @@ impl ArticleStore for SledStore {
     async fn submit(&self, batch: WriteBatch) -> Result<PendingCommit, StoreError> {
         self.shared.writable().map_err(StoreError::Failed)?;
         let WriteBatch { writes, stream } = batch;
-        let writes = self.pool.run(move |_| Ok(writes.into_iter().map(PreparedWrite::from).collect())).await?;
+        // What takes microseconds is not worth another thread.
+        let is_small = writes.len() <= 1 && writes.iter().all(|write| write.text_bytes() <= SMALL_WRITE_BYTES);
+        let prepare = |writes: Vec<Write>| writes.into_iter().map(PreparedWrite::from).collect();
+        let writes = if is_small { prepare(writes) } else { self.pool.run(move |_| Ok(prepare(writes))).await? };
         let (reply, pending) = PendingCommit::new();
         self.send(Command::Write { batch: PreparedBatch { writes, stream }, reply }).await?;
         Ok(pending)

@@ -1,7 +1,10 @@
-//! The pool for blocking reads and for compression: bounded, so that a rush of calls queues instead of taking threads.
+//! Where blocking reads and compression run: on the caller's own thread as long as that takes microseconds, and on a pool
+//! otherwise. The pool is bounded, so that a rush of calls queues instead of taking threads.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
@@ -12,11 +15,38 @@ use crate::storage::StoreError;
 /// Blocking jobs at once. More than cores, since some wait for the disk.
 const JOBS: usize = 16;
 
-/// Runs blocking work apart from the runtime's own threads.
+/// A read on the caller's thread that takes longer had to wait for the disk.
+const SLOW: Duration = Duration::from_millis(1);
+/// For so long after a slow one all reads go to the pool. So whatever else the thread serves waits for a disk ten times a second at
+/// most, and a store that is in memory spares two changes of threads a read, which cost more than the read.
+const AFTER_SLOW: Duration = Duration::from_millis(100);
+
+/// Runs blocking work.
 #[derive(Debug, Clone)]
 pub struct Pool {
     jobs: Arc<Semaphore>,
     shared: Arc<Shared>,
+    pace: Arc<Pace>,
+}
+
+/// Whether reads are fast.
+#[derive(Debug)]
+struct Pace {
+    begun: Instant,
+    /// Until so many microseconds after that they are not.
+    slow_until: AtomicU64,
+}
+
+impl Pace {
+    fn is_slow(&self, now: Instant) -> bool {
+        let now = now.duration_since(self.begun).as_micros() as u64;
+        now < self.slow_until.load(Ordering::Relaxed)
+    }
+
+    fn was_slow(&self, now: Instant) {
+        let until = now.duration_since(self.begun) + AFTER_SLOW;
+        self.slow_until.store(until.as_micros() as u64, Ordering::Relaxed);
+    }
 }
 
 /// Tells a job that nobody waits for it any more.
@@ -43,7 +73,29 @@ impl Drop for CancelOnDrop {
 impl Pool {
     /// Its jobs tell the store where they panic.
     pub fn new(shared: Arc<Shared>) -> Self {
-        Self { jobs: Arc::new(Semaphore::new(JOBS)), shared }
+        let pace = Pace { begun: Instant::now(), slow_until: AtomicU64::new(0) };
+        Self { jobs: Arc::new(Semaphore::new(JOBS)), shared, pace: Arc::new(pace) }
+    }
+
+    /// Runs a job on the caller's thread, where such jobs are fast at present. `None` where they are not, and where the job itself
+    /// finds that it would take long: then it is one for [`run`](Self::run).
+    pub fn run_here<T>(&self, job: impl FnOnce() -> Result<Option<T>, StoreError>) -> Option<Result<T, StoreError>> {
+        let begun = Instant::now();
+        if self.jobs.is_closed() || self.pace.is_slow(begun) {
+            return None;
+        }
+        let result = catch_unwind(AssertUnwindSafe(job));
+        let now = Instant::now();
+        if now.duration_since(begun) > SLOW {
+            self.pace.was_slow(now);
+        }
+        result.unwrap_or_else(|panic| Err(self.panicked(&*panic))).transpose()
+    }
+
+    fn panicked(&self, panic: &(dyn std::any::Any + Send)) -> StoreError {
+        let reason = format!("the storage engine panicked while reading: {}", panic_text(panic));
+        self.shared.fail(reason.clone());
+        StoreError::Failed(reason)
     }
 
     /// Refuses every later job; those under way finish.
@@ -66,11 +118,7 @@ impl Pool {
         });
         match job.await {
             Ok(result) => result,
-            Err(error) if error.is_panic() => {
-                let reason = format!("the storage engine panicked while reading: {}", panic_text(&*error.into_panic()));
-                self.shared.fail(reason.clone());
-                Err(StoreError::Failed(reason))
-            }
+            Err(error) if error.is_panic() => Err(self.panicked(&*error.into_panic())),
             Err(_) => Err(StoreError::Closed),
         }
     }

@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -64,12 +63,22 @@ impl Segments {
     /// So many bytes from a place; `None` where there is no such segment or it ends before.
     pub fn read(&self, at: Location, length: usize) -> Result<Option<Vec<u8>>, StoreError> {
         let Some(file) = self.file(at.segment)? else { return Ok(None) };
-        let mut bytes = vec![0; length];
-        match file.read_exact_at(&mut bytes, at.offset) {
-            Ok(()) => Ok(Some(bytes)),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
-            Err(error) => Err(StoreError::io(format!("cannot read {}", segment_path(&self.folder, at.segment).display()), error)),
+        // Not zeroed first: with texts of kilobytes that is a good part of the cost.
+        let mut bytes = Vec::with_capacity(length);
+        while bytes.len() < length {
+            let place = at.offset + bytes.len() as u64;
+            match rustix::io::pread(&*file, rustix::buffer::spare_capacity(&mut bytes), place) {
+                Ok(0) => return Ok(None),
+                Ok(_) => {}
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => {
+                    let path = segment_path(&self.folder, at.segment);
+                    return Err(StoreError::io(format!("cannot read {}", path.display()), error.into()));
+                }
+            }
         }
+        bytes.truncate(length);
+        Ok(Some(bytes))
     }
 
     /// The numbers of all segments, in their order.
