@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::model::KnownDigest;
 use super::{Article, ArticleDate, ArticleKey, CanonicalUrl, DateHorizon, Limits, Metadata, Timestamp};
 
 /// An article as somebody states it, not checked yet. Empty strings are fields that are not set.
@@ -169,6 +170,7 @@ impl ArticleDraft {
                 publisher: self.publisher,
                 annotations: self.annotations,
             },
+            digest: KnownDigest::default(),
         };
         if article.size() > limits.article_bytes {
             let description = format!("and the other fields hold {} bytes together: the limit is {}", article.size(), limits.article_bytes);
@@ -180,7 +182,7 @@ impl ArticleDraft {
 
 impl From<Article> for ArticleDraft {
     fn from(article: Article) -> Self {
-        let Article { key, url, title, lead, body, metadata } = article;
+        let Article { key, url, title, lead, body, metadata, digest: _ } = article;
         let Metadata { publish_time, modify_time, crawl_time, authors, keywords, section, language, publisher, annotations } = metadata;
         let date = key.date.to_string();
         Self {

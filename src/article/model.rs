@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 use super::{ArticleKey, Digest, Timestamp};
 
@@ -15,7 +16,20 @@ pub struct Article {
     pub(super) lead: String,
     pub(super) body: String,
     pub(super) metadata: Metadata,
+    pub(super) digest: KnownDigest,
 }
+
+/// The digest of an article once it was asked for. Follows from the rest, so it makes no article differ from another.
+#[derive(Debug, Clone, Default)]
+pub(super) struct KnownDigest(OnceLock<Digest>);
+
+impl PartialEq for KnownDigest {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for KnownDigest {}
 
 /// What a source may say of an article beside its text. Every field is optional; an empty string or list is the same as none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -71,9 +85,9 @@ impl Article {
         &self.metadata
     }
 
-    /// Tells whether another version of this article differs; see [`Digest`].
+    /// Tells whether another version of this article differs; see [`Digest`]. Takes time once.
     pub fn digest(&self) -> Digest {
-        Digest::of(self.key.date, &self.title, &self.lead, &self.body, &self.metadata)
+        *self.digest.0.get_or_init(|| Digest::of(self.key.date, &self.title, &self.lead, &self.body, &self.metadata))
     }
 
     /// Bytes of title, lead and body together.
@@ -88,7 +102,7 @@ impl Article {
 
     /// Puts an article together from parts that were valid when they were stored.
     pub(crate) fn from_stored(key: ArticleKey, url: String, title: String, lead: String, body: String, metadata: Metadata) -> Self {
-        Self { key, url, title, lead, body, metadata }
+        Self { key, url, title, lead, body, metadata, digest: KnownDigest::default() }
     }
 }
 
