@@ -191,17 +191,33 @@ impl Client {
         stream_id: &str,
         report_all_outcomes: bool,
     ) -> Result<(IngestSender, IngestReceiver, v1::IngestOpened), ClientError> {
+        let open = v1::IngestOpen { stream_id: stream_id.to_owned(), report_all_outcomes, accept_future_dates: false };
+        self.open_ingest(open).await
+    }
+
+    /// Opens an ingest stream. Gives everything that the server says of it, with all rejections that it keeps.
+    pub async fn open_ingest(&self, open: v1::IngestOpen) -> Result<(IngestSender, IngestReceiver, v1::IngestOpened), ClientError> {
         use v1::ingest_articles_request::Message;
         use v1::ingest_articles_response::Message as Reply;
         let (sender, messages) = mpsc::channel(MESSAGES_ON_THE_WAY);
         let sender = IngestSender(sender);
-        sender.message(Message::Open(v1::IngestOpen { stream_id: stream_id.to_owned(), report_all_outcomes })).await?;
+        sender.message(Message::Open(open)).await?;
         let replies = self.ingest.clone().ingest_articles(Request::new(ReceiverStream::new(messages))).await?;
         let mut receiver = IngestReceiver(replies.into_inner());
-        match receiver.0.message().await?.and_then(|response| response.message) {
-            Some(Reply::Opened(opened)) => Ok((sender, receiver, opened)),
-            _ => Err(cut_off("the server did not open the ingest stream")),
+        let mut opened = match receiver.0.message().await?.and_then(|response| response.message) {
+            Some(Reply::Opened(opened)) => opened,
+            _ => return Err(cut_off("the server did not open the ingest stream")),
+        };
+        while opened.more_rejections {
+            match receiver.0.message().await?.and_then(|response| response.message) {
+                Some(Reply::Rejections(more)) => {
+                    opened.rejections.extend(more.rejections);
+                    opened.more_rejections = more.more_rejections;
+                }
+                _ => return Err(cut_off("the server did not tell all that was rejected")),
+            }
         }
+        Ok((sender, receiver, opened))
     }
 }
 
@@ -333,7 +349,15 @@ impl IngestSender {
     /// # Errors
     /// Where the stream has ended: the receiver says why.
     pub async fn send(&mut self, first_item: i64, articles: Vec<v1::Article>) -> Result<(), ClientError> {
-        self.message(v1::ingest_articles_request::Message::Items(v1::IngestItems { first_item, articles })).await
+        self.send_items(v1::IngestItems { first_item, articles, ..Default::default() }).await
+    }
+
+    /// Sends items of any kind, or a bookmark; waits where the server is behind.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub async fn send_items(&mut self, items: v1::IngestItems) -> Result<(), ClientError> {
+        self.message(v1::ingest_articles_request::Message::Items(items)).await
     }
 
     /// Ends the stream for good. The receiver gets the counts.
@@ -372,7 +396,7 @@ impl IngestReceiver {
                 None => return Ok(None),
                 Some(Some(Message::Ack(ack))) => return Ok(Some(IngestEvent::Ack(ack))),
                 Some(Some(Message::Committed(committed))) => return Ok(Some(IngestEvent::Committed(committed))),
-                Some(Some(Message::Opened(_)) | None) => {}
+                Some(Some(Message::Opened(_) | Message::Rejections(_)) | None) => {}
             }
         }
     }

@@ -30,6 +30,9 @@ pub struct ServeConfig {
     pub durability: DurabilitySetting,
     /// Seconds that calls may take to finish when the daemon is told to stop. Default 20.
     pub drain_seconds: u64,
+    /// Seconds after which an ingest stream that did not advance is forgotten; -1 for never. Default 604,800, which is 7
+    /// days; a client that is away for longer begins again.
+    pub stream_expiry_seconds: i64,
 }
 
 impl Default for ServeConfig {
@@ -42,6 +45,7 @@ impl Default for ServeConfig {
             article_bytes: Limits::default().article_bytes,
             durability: DurabilitySetting::Fsync,
             drain_seconds: 20,
+            stream_expiry_seconds: 7 * 24 * 3600,
         }
     }
 }
@@ -61,6 +65,9 @@ pub struct ServeFlags {
     /// What an acknowledgement promises.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub durability: Option<DurabilitySetting>,
+    /// Seconds after which an ingest stream is forgotten.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stream_expiry_seconds: Option<i64>,
 }
 
 /// What an acknowledgement promises, as it is written.
@@ -109,6 +116,9 @@ impl ServeConfig {
         if !(1..=most).contains(&self.article_bytes) {
             return Err(format!("article_bytes is {}: it must lie between 1 and {most}", self.article_bytes));
         }
+        if self.stream_expiry_seconds < 1 && self.stream_expiry_seconds != -1 {
+            return Err(format!("stream_expiry_seconds is {}: it must be at least 1, or -1 for never", self.stream_expiry_seconds));
+        }
         Ok(())
     }
 
@@ -118,7 +128,9 @@ impl ServeConfig {
             DurabilitySetting::Fsync => Durability::Fsync,
             DurabilitySetting::Interval => Durability::Interval,
         };
-        StoreOptions { durability }
+        // Only -1 is negative.
+        let stream_expiry = u64::try_from(self.stream_expiry_seconds).ok().map(Duration::from_secs);
+        StoreOptions { durability, stream_expiry }
     }
 
     /// The limits on articles.
@@ -160,6 +172,13 @@ mod tests {
         let durability = |flags: &ServeFlags| ServeConfig::load(flags, Some(&file)).unwrap().store_options().durability;
         assert_eq!(durability(&flags), Durability::Interval);
         assert_eq!(durability(&ServeFlags { durability: Some(DurabilitySetting::Fsync), ..flags.clone() }), Durability::Fsync);
+        std::fs::write(&file, "stream_expiry_seconds = -1\n").unwrap();
+        let expiry = |seconds| {
+            let flags = ServeFlags { stream_expiry_seconds: seconds, ..flags.clone() };
+            ServeConfig::load(&flags, Some(&file)).map(|config| config.store_options().stream_expiry)
+        };
+        assert_eq!((expiry(None), expiry(Some(5))), (Ok(None), Ok(Some(Duration::from_secs(5)))));
+        assert!(expiry(Some(0)).unwrap_err().contains("stream_expiry_seconds"));
         std::fs::write(&file, "lisen = 1\n").unwrap();
         assert!(ServeConfig::load(&flags, Some(&file)).unwrap_err().contains("lisen"));
     }

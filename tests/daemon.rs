@@ -6,6 +6,7 @@ mod daemon {
     mod older_files;
     mod revisions;
     mod storm;
+    mod streams;
     mod watch;
 }
 

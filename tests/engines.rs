@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dateline::backup::{BackupReader, BackupWriter};
 use dateline::storage::memory::MemoryStore;
@@ -50,13 +51,26 @@ async fn sled_keeps_its_promises_and_its_articles() {
 async fn sled_keeps_its_promises_when_it_acknowledges_early() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_owned();
-    let options = StoreOptions { durability: Durability::Interval };
+    let options = StoreOptions { durability: Durability::Interval, ..StoreOptions::default() };
     let opened = tokio::task::spawn_blocking(move || SledStore::open(&path, options)).await.unwrap();
     let store: Arc<dyn ArticleStore> = Arc::new(opened.unwrap());
     assert_eq!(store.identity().durability, Durability::Interval);
     for _ in 0..3 {
         passes(&store).await;
     }
+    closes(&store).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_engines_forget_streams_that_do_not_advance() {
+    let options = StoreOptions { stream_expiry: Some(Duration::from_millis(300)), ..StoreOptions::default() };
+    contract::check_stream_expiry(&MemoryStore::with(options).unwrap()).await.unwrap_or_else(|violation| panic!("{violation}"));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    let opened = tokio::task::spawn_blocking(move || SledStore::open(&path, options)).await.unwrap();
+    let store: Arc<dyn ArticleStore> = Arc::new(opened.unwrap());
+    contract::check_stream_expiry(&*store).await.unwrap_or_else(|violation| panic!("{violation}"));
+    passes(&store).await;
     closes(&store).await;
 }
 

@@ -88,6 +88,30 @@ pub enum Reason {
 }
 
 impl Reason {
+    const ALL: [Self; 16] = [
+        Self::Required,
+        Self::InvalidDate,
+        Self::DateTooFarAhead,
+        Self::InvalidUrl,
+        Self::UnsupportedUrlScheme,
+        Self::UrlTooLong,
+        Self::ArticleEmpty,
+        Self::ArticleTooLarge,
+        Self::TooManyItems,
+        Self::InvalidAnnotationName,
+        Self::InvalidTimestamp,
+        Self::InvalidFieldMask,
+        Self::InvalidFilter,
+        Self::InvalidArgument,
+        Self::InvalidEtag,
+        Self::InvalidToken,
+    ];
+
+    /// The reason that programs see as this; `None` where there is none.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == text)
+    }
+
     /// The reason as programs see it.
     pub fn as_str(self) -> &'static str {
         match self {

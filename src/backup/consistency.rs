@@ -121,14 +121,14 @@ impl Consistency {
 }
 
 /// The numbers of an item from which a store goes on counting.
-fn numbers(item: &SnapshotItem) -> [u64; 5] {
+fn numbers(item: &SnapshotItem) -> [u64; 6] {
     match item {
-        SnapshotItem::Article(stored) | SnapshotItem::EarlierRevision(stored) => [stored.head.revision, 0, 0, 0, 0],
-        SnapshotItem::Tombstone { revision, .. } => [*revision, 0, 0, 0, 0],
-        SnapshotItem::Change(change) => [change.revision, 0, 0, 0, 0],
+        SnapshotItem::Article(stored) | SnapshotItem::EarlierRevision(stored) => [stored.head.revision, 0, 0, 0, 0, 0],
+        SnapshotItem::Tombstone { revision, .. } => [*revision, 0, 0, 0, 0, 0],
+        SnapshotItem::Change(change) => [change.revision, 0, 0, 0, 0, 0],
         SnapshotItem::Stream { position, .. } => {
-            let OutcomeCounts { created, updated, unchanged, rejected } = position.counts;
-            [position.next_item, created, updated, unchanged, rejected]
+            let OutcomeCounts { created, updated, unchanged, rejected, deleted } = position.counts;
+            [position.next_item, created, updated, unchanged, rejected, deleted]
         }
     }
 }

@@ -50,7 +50,7 @@
 //! | 2 earlier revision | the same |
 //! | 3 tombstone | date, canonical URL, last revision (8), number of the change that deleted it (8), time |
 //! | 4 change | its number (8), what it did (1: 1 created, 2 updated, 3 deleted), date, canonical URL, revision (8), digest (32), time |
-//! | 5 ingest stream | id (text), next item (8), items created, updated, unchanged and rejected (8 each), state (1: 1 open, 2 finished), time |
+//! | 5 ingest stream | id (text), next item (8), items created, updated, unchanged and rejected (8 each), state (1: 1 open, 2 finished), time, and unless both are none: items deleted (8), bookmark (the rest) |
 //!
 //! A date is 4 bytes, the number YYYYMMDD; a canonical URL is a text. No revision, change, item or count is above 2^62. A field
 //! is one byte with its tag, 4 with its length, and its bytes. Fields that are not set are left out; lists have one an element.

@@ -2,6 +2,7 @@
 
 use super::primitives::{Input, put_key, put_number, put_text, time_bytes, utf8};
 use crate::article::{ArticleDraft, ArticleHead, DateHorizon, FieldViolation, Limits, Metadata, StoredArticle, Timestamp};
+use crate::storage::stream::BookmarkTooLong;
 use crate::storage::{Change, ChangeKind, IngestPosition, OutcomeCounts, SnapshotItem, StreamState};
 
 /// What a record is, in the order in which they come. The numbers stand in every backup: never change or reuse one.
@@ -73,7 +74,7 @@ pub fn encode(item: &SnapshotItem, out: &mut Vec<u8>) {
             out.extend_from_slice(&time_bytes(*commit_time));
         }
         SnapshotItem::Stream { id, position } => {
-            let OutcomeCounts { created, updated, unchanged, rejected } = position.counts;
+            let OutcomeCounts { created, updated, unchanged, rejected, deleted } = position.counts;
             put_text(out, id.as_str());
             for number in [position.next_item, created, updated, unchanged, rejected] {
                 put_number(out, number);
@@ -83,6 +84,11 @@ pub fn encode(item: &SnapshotItem, out: &mut Vec<u8>) {
                 StreamState::Finished => 2,
             });
             out.extend_from_slice(&time_bytes(position.update_time));
+            let bookmark = position.bookmark.as_bytes();
+            if deleted > 0 || !bookmark.is_empty() {
+                put_number(out, deleted);
+                out.extend_from_slice(bookmark);
+            }
         }
     }
     end(out, content);
@@ -176,24 +182,33 @@ pub fn decode(input: &mut Input<'_>) -> Result<SnapshotItem, String> {
         }),
         Kind::Stream => SnapshotItem::Stream {
             id: content.text()?.parse().map_err(|error| format!("has a stream id that {error}"))?,
-            position: IngestPosition {
-                next_item: content.number()?,
-                counts: OutcomeCounts {
-                    created: content.number()?,
-                    updated: content.number()?,
-                    unchanged: content.number()?,
-                    rejected: content.number()?,
-                },
-                state: match content.byte()? {
-                    1 => StreamState::Open,
-                    2 => StreamState::Finished,
-                    other => return Err(format!("is a stream of the state {other}, which is not known")),
-                },
-                update_time: content.time()?,
-            },
+            position: decode_position(&mut content)?,
         },
     };
     if content.0.is_empty() { Ok(item) } else { Err(format!("has {} bytes too many", content.0.len())) }
+}
+
+fn decode_position(content: &mut Input<'_>) -> Result<IngestPosition, String> {
+    let next_item = content.number()?;
+    let mut counts = OutcomeCounts {
+        created: content.number()?,
+        updated: content.number()?,
+        unchanged: content.number()?,
+        rejected: content.number()?,
+        deleted: 0,
+    };
+    let state = match content.byte()? {
+        1 => StreamState::Open,
+        2 => StreamState::Finished,
+        other => return Err(format!("is a stream of the state {other}, which is not known")),
+    };
+    let update_time = content.time()?;
+    if !content.0.is_empty() {
+        counts.deleted = content.number()?;
+    }
+    let bookmark = content.take(content.0.len())?;
+    let bookmark = bookmark.try_into().map_err(|error: BookmarkTooLong| format!("has a bookmark that {error}"))?;
+    Ok(IngestPosition { next_item, counts, state, update_time, bookmark })
 }
 
 fn decode_article(content: &mut Input<'_>) -> Result<StoredArticle, String> {

@@ -8,7 +8,9 @@ use proptest::prelude::*;
 use super::writer::block_checksum;
 use super::*;
 use crate::article::{ArticleDraft, ArticleHead, ArticleKey, DateHorizon, Limits, StoredArticle, Timestamp};
-use crate::storage::{Change, ChangeKind, Contents, IngestPosition, OutcomeCounts, SnapshotInfo, SnapshotItem, StoreId, StreamState};
+use crate::storage::{
+    Bookmark, Change, ChangeKind, Contents, IngestPosition, OutcomeCounts, SnapshotInfo, SnapshotItem, StoreId, StreamState,
+};
 
 fn time(text: &str) -> Timestamp {
     text.parse().unwrap()
@@ -44,11 +46,9 @@ fn change(sequence: u64, kind: ChangeKind, of: &StoredArticle) -> SnapshotItem {
 }
 
 fn stream(id: &str, state: StreamState) -> SnapshotItem {
-    let counts = OutcomeCounts { created: 1, updated: 2, unchanged: 3, rejected: 4 };
-    SnapshotItem::Stream {
-        id: id.parse().unwrap(),
-        position: IngestPosition { next_item: 10, counts, state, update_time: time("0001-01-01T00:00:00Z") },
-    }
+    let counts = OutcomeCounts { created: 1, updated: 2, unchanged: 3, rejected: 4, deleted: 0 };
+    let (update_time, bookmark) = (time("0001-01-01T00:00:00Z"), Bookmark::default());
+    SnapshotItem::Stream { id: id.parse().unwrap(), position: IngestPosition { next_item: 10, counts, state, update_time, bookmark } }
 }
 
 /// One of everything, with every field set.
@@ -324,7 +324,9 @@ fn article() -> impl Strategy<Value = ArticleDraft> {
 /// Items that fit together: each article with up to two earlier revisions and all its changes, some deleted.
 fn items() -> impl Strategy<Value = Vec<SnapshotItem>> {
     let articles = vec((article(), 0..3u64, any::<bool>(), instant()), 0..12);
-    let streams = btree_map("[!-~]{1,128}", (proptest::array::uniform5(0..=1u64 << 62), any::<bool>(), instant()), 0..4);
+    let counts = proptest::array::uniform6(0..=1u64 << 62);
+    let deleted_and_bookmark = (any::<bool>(), vec(any::<u8>(), 0..20));
+    let streams = btree_map("[!-~]{1,128}", (counts, any::<bool>(), instant(), deleted_and_bookmark), 0..4);
     (articles, streams).prop_map(|(drafts, streams)| {
         let (mut articles, mut earlier, mut tombstones, mut changes) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new(), Vec::new());
         for (draft, revisions, deleted, time) in drafts {
@@ -349,10 +351,13 @@ fn items() -> impl Strategy<Value = Vec<SnapshotItem>> {
                 }
             }
         }
-        let streams = streams.into_iter().map(|(id, ([next_item, created, updated, unchanged, rejected], open, update_time))| {
-            let counts = OutcomeCounts { created, updated, unchanged, rejected };
+        let streams = streams.into_iter().map(|(id, (numbers, open, update_time, (deletes, bookmark)))| {
+            let [next_item, created, updated, unchanged, rejected, deleted] = numbers;
+            let counts = OutcomeCounts { created, updated, unchanged, rejected, deleted: if deletes { deleted } else { 0 } };
             let state = if open { StreamState::Open } else { StreamState::Finished };
-            SnapshotItem::Stream { id: id.parse().unwrap(), position: IngestPosition { next_item, counts, state, update_time } }
+            let bookmark = Bookmark::try_from(&bookmark[..]).unwrap();
+            let position = IngestPosition { next_item, counts, state, update_time, bookmark };
+            SnapshotItem::Stream { id: id.parse().unwrap(), position }
         });
         let kept = articles.into_values().chain(earlier.into_values()).chain(tombstones.into_values());
         kept.chain(changes).chain(streams).collect()

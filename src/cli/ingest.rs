@@ -137,7 +137,9 @@ impl Run {
         let more = more.to_owned();
         let reading = tokio::task::spawn_blocking(move || read_chunks(reader, more, &files_read, &chunks));
         if opened.next_item > 0 {
-            bar.suspend(|| eprintln!("dateline: {name}: going on after {} articles that an earlier run stored", opened.next_item));
+            let rejected = opened.counts.map_or(0, |counts| counts.rejected);
+            let but = if rejected > 0 { format!(", but for {rejected} that were rejected") } else { String::new() };
+            bar.suspend(|| eprintln!("dateline: {name}: going on after {} articles that an earlier run stored{but}", opened.next_item));
             self.skipped += opened.next_item;
         }
         let mut sent = VecDeque::new();
@@ -212,7 +214,7 @@ impl Run {
                     v1::Outcome::Updated => self.counts.updated += 1,
                     v1::Outcome::Unchanged => self.counts.unchanged += 1,
                     v1::Outcome::Created => self.counts.created += 1,
-                    v1::Outcome::Rejected | v1::Outcome::Unspecified => {
+                    v1::Outcome::Rejected | v1::Outcome::Deleted | v1::Outcome::Unspecified => {
                         self.counts.rejected += 1;
                         let error = outcome.error.unwrap_or_default();
                         let place = error.fields.first().map_or(location.clone(), |field| location.of_field(format, &field.field));
@@ -249,7 +251,7 @@ impl Run {
     }
 
     fn report(&self, json: bool) -> Result<(), CommandError> {
-        let v1::OutcomeCounts { created, updated, unchanged, rejected } = self.counts;
+        let v1::OutcomeCounts { created, updated, unchanged, rejected, .. } = self.counts;
         let total = created + updated + unchanged + rejected;
         let seconds = self.started.elapsed().as_secs_f64();
         let mut out = std::io::stdout().lock();

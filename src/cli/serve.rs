@@ -43,6 +43,9 @@ pub struct ServeArgs {
     /// What an acknowledgement promises [default: fsync]
     #[arg(long, value_enum)]
     durability: Option<DurabilitySetting>,
+    /// Seconds after which an ingest stream that did not advance is forgotten; -1 for never [default: 604800, 7 days]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    stream_expiry_seconds: Option<i64>,
     /// Listen on an address that other machines reach, though nothing is encrypted or authenticated
     #[arg(long)]
     insecure: bool,
@@ -50,7 +53,13 @@ pub struct ServeArgs {
 
 /// Runs the daemon until it is told to stop.
 pub async fn run(args: ServeArgs) -> Result<(), CommandError> {
-    let flags = ServeFlags { data: args.data, listen: args.listen, insecure: args.insecure.then_some(true), durability: args.durability };
+    let flags = ServeFlags {
+        data: args.data,
+        listen: args.listen,
+        insecure: args.insecure.then_some(true),
+        durability: args.durability,
+        stream_expiry_seconds: args.stream_expiry_seconds,
+    };
     let config = ServeConfig::load(&flags, args.config.as_deref()).map_err(CommandError::Usage)?;
     telemetry::start();
     let failed = |text: String| CommandError::Failed(text);
@@ -69,7 +78,7 @@ pub async fn run(args: ServeArgs) -> Result<(), CommandError> {
         import.path(&store, path).await.map_err(|error| failed(format!("the import of {} failed: {error}", path.display())))?;
     }
     if !args.import.is_empty() {
-        let OutcomeCounts { created, updated, unchanged, rejected } = import.counts;
+        let OutcomeCounts { created, updated, unchanged, rejected, .. } = import.counts;
         say(&format!("imported: {created} created, {updated} updated, {unchanged} unchanged, {rejected} rejected"));
     }
     if stop.is_cancelled() {

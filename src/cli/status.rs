@@ -41,7 +41,7 @@ pub async fn run(args: StatusArgs) -> Result<(), CommandError> {
             "article_count": contents.article_count, "day_count": contents.day_count,
             "first_date": contents.first_date, "last_date": contents.last_date,
             "earlier_revision_count": contents.earlier_revision_count, "last_sequence": contents.last_sequence,
-            "text_bytes": contents.text_bytes, "record_bytes": sizes.record_bytes,
+            "ingest_stream_count": contents.ingest_stream_count, "text_bytes": contents.text_bytes, "record_bytes": sizes.record_bytes,
             "engine_bytes": sizes.engine_bytes, "journal_bytes": sizes.journal_bytes, "live_bytes": sizes.live_bytes,
         });
         writeln!(out, "{object}")?;
@@ -61,6 +61,7 @@ pub async fn run(args: StatusArgs) -> Result<(), CommandError> {
         span(&contents.first_date, &contents.last_date)
     )?;
     writeln!(out, "revisions  {} earlier ones kept, {} changes in all", contents.earlier_revision_count, contents.last_sequence)?;
+    writeln!(out, "streams    {} ingest streams kept", contents.ingest_stream_count)?;
     writeln!(out, "text       {}, {} as stored", bytes(contents.text_bytes), bytes(sizes.record_bytes))?;
     let on_disk = bytes(sizes.engine_bytes + sizes.journal_bytes);
     let (engine, journal, live) = (bytes(sizes.engine_bytes), bytes(sizes.journal_bytes), bytes(sizes.live_bytes));

@@ -27,6 +27,7 @@ impl AdminService for Api {
             earlier_revision_count: stats.contents.earlier_revisions as i64,
             last_sequence: stats.contents.last_sequence as i64,
             text_bytes: stats.contents.text_bytes as i64,
+            ingest_stream_count: stats.streams as i64,
         };
         let sizes = v1::StoreSizes {
             record_bytes: stats.contents.record_bytes as i64,

@@ -5,7 +5,7 @@ use crate::article::{
     ArticleDate, ArticleDraft, ArticleHead, ArticleKey, DateHorizon, DateRange, Field, FieldAccess, FieldSet, FieldViolation, Filter,
     Limits, Reason, StoredArticle, Timestamp, UrlScope, parse_date, parse_url,
 };
-use crate::storage::{Change, ChangeKind, Direction, OutcomeCounts, WriteOutcome, WriteRefusal, Written};
+use crate::storage::{Change, ChangeKind, Direction, OutcomeCounts, Rejection, RejectionCause, WriteOutcome, WriteRefusal, Written};
 
 use super::status::ApiError;
 use super::v1;
@@ -281,7 +281,8 @@ pub fn outcome(written: &Written) -> (v1::Outcome, String) {
     let outcome = match written {
         Written::Created(_) => v1::Outcome::Created,
         Written::Updated(_) => v1::Outcome::Updated,
-        Written::Unchanged(_) | Written::Deleted(_) => v1::Outcome::Unchanged,
+        Written::Unchanged(_) => v1::Outcome::Unchanged,
+        Written::Deleted(_) => v1::Outcome::Deleted,
     };
     (outcome, written.head().etag().to_string())
 }
@@ -294,9 +295,26 @@ pub fn ingest_result(outcome_of_write: Result<WriteOutcome, Vec<FieldViolation>>
             let (outcome, etag) = outcome(&written);
             v1::IngestResult { outcome: outcome.into(), etag, error: None }
         }
+        // Of an item that deletes: there was nothing to do.
+        Ok(Err(WriteRefusal::NotFound)) => v1::IngestResult { outcome: v1::Outcome::Unchanged.into(), ..v1::IngestResult::default() },
         Ok(Err(refusal)) => rejected(refusal_error(refusal)),
         Err(violations) => rejected(item_error(&ApiError::Violations(violations))),
     }
+}
+
+/// An item that was rejected earlier.
+pub fn rejection(rejection: Rejection) -> v1::ItemOutcome {
+    let result = match rejection.cause {
+        RejectionCause::Invalid(violations) => ingest_result(Err(violations)),
+        RejectionCause::Refused(refusal) => ingest_result(Ok(Err(refusal))),
+    };
+    item_outcome(rejection.item, result)
+}
+
+/// The result of the item with this number.
+pub fn item_outcome(item: u64, result: v1::IngestResult) -> v1::ItemOutcome {
+    let v1::IngestResult { outcome, etag, error } = result;
+    v1::ItemOutcome { item: item as i64, outcome, etag, error }
 }
 
 fn refusal_error(refusal: WriteRefusal) -> v1::ItemError {
@@ -333,5 +351,6 @@ pub fn counts(counts: OutcomeCounts) -> v1::OutcomeCounts {
         updated: counts.updated as i64,
         unchanged: counts.unchanged as i64,
         rejected: counts.rejected as i64,
+        deleted: counts.deleted as i64,
     }
 }

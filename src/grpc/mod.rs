@@ -10,6 +10,7 @@ mod budget;
 mod changes;
 pub mod convert;
 mod ingest;
+mod ingest_items;
 mod ingest_stream;
 mod outgoing;
 mod revisions;
@@ -59,7 +60,7 @@ pub struct CallLimits {
     pub max_page_size: usize,
     /// Keys of one LookupArticles call. Default 1,000.
     pub lookup_keys: usize,
-    /// Articles of one BatchIngestArticles call. Default 10,000.
+    /// Articles of one BatchIngestArticles call, and items of one message of an ingest stream. Default 10,000.
     pub batch_articles: usize,
     /// Bytes of articles on their way into the store, over all calls. Default 64 MiB.
     pub ingest_budget: usize,

@@ -59,6 +59,11 @@ pub enum ApiError {
         /// The number that should have come.
         next_item: u64,
     },
+    /// An item came again with another content.
+    ItemConflict {
+        /// Its number.
+        item: u64,
+    },
     /// A message of an ingest stream came out of turn.
     StreamProtocol(&'static str),
     /// The ingest stream was finished earlier.
@@ -153,6 +158,10 @@ impl ApiError {
             Self::ItemGap { next_item } => {
                 (Code::OutOfRange, "ITEM_GAP", format!("items are missing: the next item to send has the number {next_item}"))
             }
+            Self::ItemConflict { item } => {
+                let text = format!("item {item} was another one before: send the same items again, or open another stream");
+                (Code::FailedPrecondition, "ITEM_CONFLICT", text)
+            }
             Self::StreamProtocol(text) => (Code::InvalidArgument, "STREAM_PROTOCOL", (*text).into()),
             Self::StreamFinished => {
                 let text = "this ingest stream was committed earlier: open another id to send the items again";
@@ -180,6 +189,7 @@ impl ApiError {
         let pair = |name: &str, value: u64| HashMap::from([(name.to_owned(), value.to_string())]);
         match self {
             Self::ItemGap { next_item } => pair("next_item", *next_item),
+            Self::ItemConflict { item } => pair("item", *item),
             Self::ItemCountMismatch { received } => pair("received_items", *received),
             Self::MessageTooLarge { limit } | Self::TooManyItems { limit, .. } => pair("limit", *limit as u64),
             _ => HashMap::new(),
@@ -198,7 +208,7 @@ fn describe_store(error: &StoreError) -> (Code, &'static str, String) {
             (Code::FailedPrecondition, "STREAM_TAKEN_OVER", text.into())
         }
         StoreError::StreamInterrupted => {
-            let text = "an earlier item of this ingest stream was not stored: open the stream again, and go on from where it is then";
+            let text = "this ingest stream is not where its items go on: open it again, and go on from where it is then";
             (Code::Unavailable, "STREAM_INTERRUPTED", text.into())
         }
         StoreError::SnapshotTooOld => {

@@ -9,7 +9,8 @@ use std::task::{Context, Poll};
 use tokio::sync::oneshot;
 
 use super::StoreError;
-use crate::article::{Article, ArticleHead, ArticleKey, Etag, Timestamp};
+use super::stream::{IngestPosition, StreamAdvance};
+use crate::article::{Article, ArticleHead, ArticleKey, Etag};
 
 /// Writes that are carried out in order and become durable together.
 #[derive(Debug, Default)]
@@ -179,16 +180,18 @@ pub struct OutcomeCounts {
     pub created: u64,
     /// There was one with another content.
     pub updated: u64,
-    /// There was one with the same content.
+    /// There was one with the same content, or none to delete.
     pub unchanged: u64,
     /// The item is no valid article.
     pub rejected: u64,
+    /// There was one, and it was deleted.
+    pub deleted: u64,
 }
 
 impl OutcomeCounts {
     /// All of them together.
     pub fn total(&self) -> u64 {
-        self.created + self.updated + self.unchanged + self.rejected
+        self.created + self.updated + self.unchanged + self.rejected + self.deleted
     }
 
     /// Counts one more.
@@ -196,62 +199,9 @@ impl OutcomeCounts {
         match outcome {
             Ok(Written::Created(_)) => self.created += 1,
             Ok(Written::Updated(_)) => self.updated += 1,
-            Ok(Written::Unchanged(_) | Written::Deleted(_)) => self.unchanged += 1,
+            Ok(Written::Unchanged(_)) | Err(WriteRefusal::NotFound) => self.unchanged += 1,
+            Ok(Written::Deleted(_)) => self.deleted += 1,
             Err(_) => self.rejected += 1,
         }
     }
-}
-
-/// How far an ingest stream has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct IngestPosition {
-    /// The number of the next item: all below are durable or rejected.
-    pub next_item: u64,
-    /// The outcomes of the items below.
-    pub counts: OutcomeCounts,
-    /// Whether it was ended for good.
-    pub state: StreamState,
-    /// When it last advanced.
-    pub update_time: Timestamp,
-}
-
-impl StreamAdvance {
-    /// Whether a batch of so many writes goes on where the stream is.
-    pub(crate) fn continues(&self, position: &IngestPosition, writes: usize) -> bool {
-        self.next_item.checked_sub(writes as u64 + self.rejected) == Some(position.next_item)
-    }
-}
-
-/// Whether an ingest stream goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StreamState {
-    /// It does.
-    Open,
-    /// It was ended for good.
-    Finished,
-}
-
-/// An ingest stream, opened by [`ArticleStore::open_stream`](super::ArticleStore::open_stream).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OpenedStream {
-    /// Tells this opening from earlier and later ones.
-    pub epoch: u64,
-    /// How far it has come; item 0 and no outcomes where it is new.
-    pub position: IngestPosition,
-}
-
-/// How far a batch brings its ingest stream.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StreamAdvance {
-    /// The stream.
-    pub id: IngestStreamId,
-    /// The opening that the batch belongs to.
-    pub epoch: u64,
-    /// The number of the next item after the batch. Its items (the writes and the rejected ones) follow those of the batch
-    /// before it without a gap.
-    pub next_item: u64,
-    /// How many of the items since the last batch were rejected before they came here.
-    pub rejected: u64,
-    /// Whether the stream goes on.
-    pub state: StreamState,
 }

@@ -116,6 +116,14 @@ pub async fn check_engine(store: Arc<dyn ArticleStore>) -> Result<(), Violation>
     snapshots::check(store).await
 }
 
+/// Checks that an engine forgets ingest streams: of a store that keeps them for a fraction of a second and holds none.
+///
+/// # Errors
+/// The first broken promise.
+pub async fn check_stream_expiry(store: &dyn ArticleStore) -> Result<(), Violation> {
+    streams::check_expiry(store).await
+}
+
 /// Everything that a snapshot of an engine gives.
 ///
 /// # Errors

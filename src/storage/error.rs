@@ -20,8 +20,9 @@ pub enum StoreError {
     /// The batch's ingest stream was opened again by somebody else, who goes on with it.
     #[error("the ingest stream was taken over by a newer connection")]
     StreamTakenOver,
-    /// An earlier batch of the ingest stream was not written, so this one would leave a gap. Nothing of it was written.
-    #[error("an earlier batch of the ingest stream was not written")]
+    /// An earlier batch of the ingest stream was not written, or the stream was forgotten, so this one would leave a gap. Nothing
+    /// of it was written.
+    #[error("the ingest stream is not where the batch goes on")]
     StreamInterrupted,
     /// A snapshot pins what is superseded after it was taken, and that was more than the store holds back.
     #[error("too much was written since the snapshot was taken")]

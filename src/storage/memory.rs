@@ -5,6 +5,7 @@
 
 mod revisions;
 mod snapshot;
+mod streams;
 mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,11 +16,12 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use self::snapshot::MemorySnapshot;
+use self::streams::KeptStream;
 use super::{
     ArticleStore, BatchOutcome, Change, ChangeKind, Contents, CountOfGroup, CountRequest, CountedGroup, CountedHost, Direction, Durability,
-    GroupBy, IngestPosition, IngestStreamId, LookupResult, OpenedStream, OutcomeCounts, Page, PendingCommit, Precondition,
-    RevisionsRequest, ScanRequest, Snapshot, StoreError, StoreHealth, StoreId, StoreIdentity, StoreStats, StreamState, VerifyCursor,
-    VerifyStep, Write, WriteBatch, WriteOutcome, WriteRefusal, Written,
+    GroupBy, IngestStreamId, LookupResult, OpenedStream, Page, PendingCommit, Precondition, Rejection, RevisionsRequest, ScanRequest,
+    Snapshot, StoreError, StoreHealth, StoreId, StoreIdentity, StoreOptions, StoreStats, VerifyCursor, VerifyStep, Write, WriteBatch,
+    WriteOutcome, WriteRefusal, Written,
 };
 use crate::article::{Article, ArticleDate, ArticleHead, ArticleKey, CanonicalUrl, StoredArticle, Timestamp};
 
@@ -35,6 +37,7 @@ pub struct MemoryStore {
     snapshot: Mutex<Weak<()>>,
     /// Told of every write, and of the end.
     changed: watch::Sender<()>,
+    options: StoreOptions,
 }
 
 #[derive(Debug, Default)]
@@ -44,7 +47,9 @@ struct State {
     tombstones: BTreeMap<ArticleKey, Tombstone>,
     /// The change with the sequence `n` stands at `n - 1`.
     changes: Vec<Change>,
-    streams: BTreeMap<IngestStreamId, OpenedStream>,
+    streams: BTreeMap<IngestStreamId, KeptStream>,
+    /// The last that was given out.
+    epoch: u64,
     last_verification: Option<Timestamp>,
 }
 
@@ -68,9 +73,17 @@ impl MemoryStore {
     /// # Errors
     /// Where the operating system gives no random numbers for its id.
     pub fn new() -> std::io::Result<Self> {
+        Self::with(StoreOptions::default())
+    }
+
+    /// An empty store that keeps ingest streams for as long as these options say.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with(options: StoreOptions) -> std::io::Result<Self> {
         let identity =
             StoreIdentity { engine: "memory", store_id: StoreId::random()?, format_version: FORMAT_VERSION, durability: Durability::Fsync };
-        Ok(Self { identity, state: Mutex::default(), snapshot: Mutex::default(), changed: watch::Sender::new(()) })
+        Ok(Self { identity, state: Mutex::default(), snapshot: Mutex::default(), changed: watch::Sender::new(()), options })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -97,23 +110,11 @@ impl State {
     fn write(&mut self, batch: WriteBatch) -> Result<BatchOutcome, StoreError> {
         let WriteBatch { writes, stream } = batch;
         if let Some(advance) = &stream {
-            let current = self.streams.get(&advance.id).filter(|opened| opened.epoch == advance.epoch);
-            let current = current.filter(|opened| opened.position.state == StreamState::Open).ok_or(StoreError::StreamTakenOver)?;
-            if !advance.continues(&current.position, writes.len()) {
-                return Err(StoreError::StreamInterrupted);
-            }
+            self.streams.get(&advance.id).ok_or(StoreError::StreamTakenOver)?.takes(advance, writes.len())?;
         }
         let now = Timestamp::now();
         let outcomes: Vec<_> = writes.into_iter().map(|write| self.write_one(write, now)).collect();
-        let position = stream.and_then(|advance| {
-            let position = &mut self.streams.get_mut(&advance.id)?.position;
-            outcomes.iter().for_each(|outcome| position.counts.add(outcome));
-            position.counts.rejected += advance.rejected;
-            position.next_item = advance.next_item;
-            position.state = advance.state;
-            position.update_time = now.max(position.update_time);
-            Some(*position)
-        });
+        let position = stream.and_then(|advance| Some(self.streams.get_mut(&advance.id)?.advance(&advance, &outcomes, now)));
         Ok(BatchOutcome { outcomes, position })
     }
 
@@ -222,8 +223,9 @@ impl State {
             record_bytes: 0,
         };
         let date_span = days.first().copied().zip(days.last().copied());
-        let last_verification = self.last_verification;
-        StoreStats { contents, days: days.len() as u64, date_span, last_verification, ..StoreStats::default() }
+        let (last_verification, streams) =
+            (self.last_verification, self.streams.values().filter(|stream| stream.is_known()).count() as u64);
+        StoreStats { contents, days: days.len() as u64, date_span, last_verification, streams, ..StoreStats::default() }
     }
 }
 
@@ -362,12 +364,12 @@ impl ArticleStore for MemoryStore {
     }
 
     async fn open_stream(&self, id: &IngestStreamId) -> Result<OpenedStream, StoreError> {
-        let mut state = self.open()?;
-        let counts = OutcomeCounts::default();
-        let new = || IngestPosition { next_item: 0, counts, state: StreamState::Open, update_time: Timestamp::now() };
-        let stream = state.streams.entry(id.clone()).or_insert_with(|| OpenedStream { epoch: 0, position: new() });
-        stream.epoch += 1;
-        Ok(*stream)
+        Ok(self.open()?.open_stream(id, &self.options))
+    }
+
+    async fn rejections(&self, id: &IngestStreamId, from: u64, limit: usize) -> Result<Page<Rejection, u64>, StoreError> {
+        let state = self.open()?;
+        Ok(state.streams.get(id).map_or(Page { items: Vec::new(), next: None }, |stream| stream.rejections(from, limit)))
     }
 
     async fn changes(&self, after: u64, limit: usize) -> Result<Vec<Change>, StoreError> {

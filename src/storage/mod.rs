@@ -12,22 +12,25 @@ mod planted;
 pub mod record;
 pub mod sled;
 mod snapshot;
+pub mod stream;
 pub mod token;
 mod verification;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
 use crate::article::{ArticleDate, ArticleHead, ArticleKey, CanonicalUrl, Filter, StoredArticle, Timestamp};
 
 pub use batch::{
-    BatchOutcome, IngestPosition, IngestStreamId, InvalidStreamId, OpenedStream, OutcomeCounts, PendingCommit, Precondition, StreamAdvance,
-    StreamState, Write, WriteBatch, WriteOutcome, WriteRefusal, Written,
+    BatchOutcome, IngestStreamId, InvalidStreamId, OutcomeCounts, PendingCommit, Precondition, Write, WriteBatch, WriteOutcome,
+    WriteRefusal, Written,
 };
 pub use error::StoreError;
 pub use snapshot::{Snapshot, SnapshotInfo, SnapshotItem, StoreBuilder};
+pub use stream::{Bookmark, IngestPosition, ItemHash, OpenedStream, Rejection, RejectionCause, StreamAdvance, StreamState};
 pub use verification::{Finding, FindingKind, VerifyCursor, VerifyStep};
 
 /// Articles by key, durable, in order.
@@ -123,12 +126,21 @@ pub trait ArticleStore: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreError::DiskFull`], [`StoreError::StreamTakenOver`] where the batch's stream was opened again since, and
-    /// [`StoreError::StreamInterrupted`] where it does not go on where the stream is; the whole batch is not written then.
+    /// [`StoreError::StreamInterrupted`] where it does not go on where the stream is (it may have been forgotten since); the
+    /// whole batch is not written then.
     async fn submit(&self, batch: WriteBatch) -> Result<PendingCommit, StoreError>;
 
     /// Opens an ingest stream, new or known, and fences off whoever opened it before: batches of theirs that were not
     /// carried out yet fail with [`StoreError::StreamTakenOver`].
+    ///
+    /// A stream's hashes, rejections and bookmark become durable with its position. One that did not advance for longer than
+    /// [`StoreOptions::stream_expiry`] is forgotten, whether it is finished or not: opened then, it is new.
     async fn open_stream(&self, id: &IngestStreamId) -> Result<OpenedStream, StoreError>;
+
+    /// A page of the rejections of an ingest stream that is open, in the order of their items: of the last
+    /// [`KEPT_REJECTIONS`](stream::KEPT_REJECTIONS). `from` is 0 for the first page, then where the page before says that it goes
+    /// on. A stream that is finished keeps none.
+    async fn rejections(&self, id: &IngestStreamId, from: u64, limit: usize) -> Result<Page<Rejection, u64>, StoreError>;
 
     /// The changes after this one in the order in which they were made, at most `limit`.
     async fn changes(&self, after: u64, limit: usize) -> Result<Vec<Change>, StoreError>;
@@ -158,10 +170,18 @@ pub trait ArticleStore: Send + Sync + 'static {
 }
 
 /// How a store is opened.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoreOptions {
     /// What an outcome promises.
     pub durability: Durability,
+    /// How long an ingest stream is kept after it last advanced; for ever where it is `None`. Default 7 days.
+    pub stream_expiry: Option<Duration>,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self { durability: Durability::default(), stream_expiry: Some(Duration::from_secs(7 * 24 * 3600)) }
+    }
 }
 
 /// What the outcome of a write promises.
@@ -428,6 +448,8 @@ pub struct StoreStats {
     pub live_bytes: u64,
     /// When everything was last looked at without a finding.
     pub last_verification: Option<Timestamp>,
+    /// Ingest streams of which a position is kept.
+    pub streams: u64,
 }
 
 /// Running totals, kept up to date with every write.

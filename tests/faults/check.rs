@@ -206,6 +206,7 @@ async fn status(client: &Client, oracle: &Shared, found: &[v1::Article]) -> Resu
         earlier_revision_count: lock(oracle).earlier_revisions().map_or(contents.earlier_revision_count, |kept| kept as i64),
         text_bytes: text_bytes(found),
         last_sequence: contents.last_sequence,
+        ingest_stream_count: contents.ingest_stream_count,
     };
     if contents != expected {
         return Err(format!("GetStatus gave {contents:?}, but it must be {expected:?}"));

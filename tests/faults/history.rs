@@ -33,7 +33,7 @@ impl Answer {
             v1::Outcome::Created => Some(Self::Created),
             v1::Outcome::Updated => Some(Self::Updated),
             v1::Outcome::Unchanged => Some(Self::Unchanged),
-            v1::Outcome::Rejected | v1::Outcome::Unspecified => None,
+            v1::Outcome::Rejected | v1::Outcome::Deleted | v1::Outcome::Unspecified => None,
         }
     }
 }

@@ -5,10 +5,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use dateline::article::{Article, ArticleDate, ArticleHead, ArticleKey, Digest, Etag, StoredArticle, Timestamp};
+use dateline::article::{Article, ArticleDate, ArticleHead, ArticleKey, Digest, Etag, FieldViolation, Reason, StoredArticle, Timestamp};
+use dateline::storage::stream::RECENT_ITEMS;
 use dateline::storage::{
-    BatchOutcome, ChangeKind, IngestPosition, OpenedStream, OutcomeCounts, Precondition, StoreError, StreamAdvance, StreamState, Write,
-    WriteBatch, WriteOutcome, WriteRefusal, Written,
+    BatchOutcome, Bookmark, ChangeKind, IngestPosition, ItemHash, OpenedStream, Precondition, Rejection, RejectionCause, StoreError,
+    StreamAdvance, StreamState, Write, WriteBatch, WriteOutcome, WriteRefusal, Written,
 };
 
 use super::operation::{Batch, Condition, Opening, PlannedAdvance, PlannedWrite, STREAMS, stream_id};
@@ -19,8 +20,7 @@ pub struct Model {
     pub articles: BTreeMap<ArticleKey, Kept>,
     pub changes: Vec<Changed>,
     deleted: BTreeMap<ArticleKey, ArticleHead>,
-    /// Of the streams that ever advanced.
-    positions: [Option<IngestPosition>; STREAMS],
+    streams: [Stream; STREAMS],
     /// What openings gave out since the store was opened.
     epochs: [Vec<u64>; STREAMS],
 }
@@ -29,6 +29,16 @@ pub struct Model {
 pub struct Kept {
     pub stored: Arc<StoredArticle>,
     pub earlier_revisions: u64,
+}
+
+/// What is kept of an ingest stream.
+#[derive(Debug, Clone, Default)]
+struct Stream {
+    /// Where it ever advanced.
+    position: Option<IngestPosition>,
+    /// Of all items, unless it is finished.
+    hashes: Vec<ItemHash>,
+    rejections: Vec<Rejection>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,9 +64,8 @@ impl Model {
             if !self.takes(planned.stream, advance) {
                 return WriteBatch { writes, stream };
             }
-            let counts = OutcomeCounts::default();
-            let (next_item, state, update_time) = (advance.next_item, advance.state, unknown_time());
-            after.positions[planned.stream] = Some(IngestPosition { next_item, counts, state, update_time });
+            let (next_item, state) = (advance.next_item, advance.state);
+            after.streams[planned.stream].position = Some(IngestPosition { next_item, state, ..IngestPosition::new(unknown_time()) });
         }
         *self = after;
         WriteBatch { writes, stream }
@@ -78,22 +87,27 @@ impl Model {
             let expected = self.write(&write, outcome.as_ref().ok().map(Written::head));
             assert_eq!(*outcome, expected, "{planned:?}");
         }
-        let expected = advance.map(|(stream, advance)| self.advanced(stream, &advance, &outcomes, position));
+        let expected = advance.map(|(stream, advance)| self.advanced(stream, &advance, &outcomes, position.as_ref()));
         assert_eq!(position, expected, "{:?}", batch.stream);
     }
 
     /// Takes in that a stream was opened, and compares where the store says that it is.
     pub fn opened(&mut self, stream: usize, opened: OpenedStream) {
         assert!(!self.epochs[stream].contains(&opened.epoch), "{opened:?} was given out before: {:?}", self.epochs);
-        assert!(self.is_at(stream, opened.position), "{opened:?}, expected {:?}", self.positions[stream]);
+        assert!(self.is_at(stream, &opened), "{opened:?}, expected {:?}", self.streams[stream]);
         self.epochs[stream].push(opened.epoch);
     }
 
-    /// Whether a stream is at this position.
-    pub fn is_at(&self, stream: usize, position: IngestPosition) -> bool {
-        let none = OutcomeCounts::default();
-        let new = IngestPosition { next_item: 0, counts: none, state: StreamState::Open, update_time: position.update_time };
-        position == self.positions[stream].unwrap_or(new)
+    /// Whether a stream is where it was opened.
+    pub fn is_at(&self, stream: usize, OpenedStream { position, recent, .. }: &OpenedStream) -> bool {
+        let Stream { position: expected, hashes, .. } = &self.streams[stream];
+        let new = IngestPosition::new(position.update_time);
+        position == expected.as_ref().unwrap_or(&new) && *recent == hashes[hashes.len().saturating_sub(RECENT_ITEMS)..]
+    }
+
+    /// The rejections of a stream.
+    pub fn rejections(&self, stream: usize) -> &[Rejection] {
+        &self.streams[stream].rejections
     }
 
     /// The store was closed and opened: nobody holds a stream any more.
@@ -208,7 +222,7 @@ impl Model {
     }
 
     fn advance(&self, planned: PlannedAdvance, writes: usize) -> StreamAdvance {
-        let PlannedAdvance { stream, opening, rejected, finish } = planned;
+        let PlannedAdvance { stream, opening, rejected, bookmark, finish } = planned;
         let latest = self.epochs[stream].last().copied();
         let epoch = match opening {
             // The first that will be given out, where none was.
@@ -216,14 +230,19 @@ impl Model {
             Opening::Earlier => latest.unwrap_or(1) - 1,
             Opening::Later => latest.unwrap_or(1) + 1,
         };
-        let next_item = self.positions[stream].map_or(0, |position| position.next_item) + writes as u64 + rejected;
+        let first_item = self.streams[stream].position.as_ref().map_or(0, |position| position.next_item);
+        let next_item = first_item + writes as u64 + rejected;
         let state = if finish { StreamState::Finished } else { StreamState::Open };
-        StreamAdvance { id: stream_id(stream), epoch, next_item, rejected, state }
+        let violation = [FieldViolation::new("date", Reason::InvalidDate, "is none")];
+        let rejections = (first_item..first_item + rejected).map(|item| Rejection::invalid(item, &violation)).collect();
+        let hashes = (first_item..next_item).map(|item| ItemHash::of_bytes(&(stream as u64 + item).to_be_bytes())).collect();
+        let bookmark = bookmark.map(|byte| Bookmark::try_from(&vec![byte; byte.into()][..]).unwrap());
+        StreamAdvance { id: stream_id(stream), epoch, next_item, rejections, hashes, bookmark, state }
     }
 
     /// Whether the store takes a batch of this stream.
     fn takes(&self, stream: usize, advance: &StreamAdvance) -> bool {
-        let finished = self.positions[stream].is_some_and(|position| position.state == StreamState::Finished);
+        let finished = self.streams[stream].position.as_ref().is_some_and(|position| position.state == StreamState::Finished);
         self.epochs[stream].last() == Some(&advance.epoch) && !finished
     }
 
@@ -232,25 +251,36 @@ impl Model {
         stream: usize,
         advance: &StreamAdvance,
         outcomes: &[WriteOutcome],
-        told: Option<IngestPosition>,
+        told: Option<&IngestPosition>,
     ) -> IngestPosition {
-        let before = self.positions[stream];
-        let mut counts = before.map_or(OutcomeCounts::default(), |position| position.counts);
-        counts.rejected += advance.rejected;
-        for outcome in outcomes {
+        let kept = &mut self.streams[stream];
+        let before = kept.position.clone().unwrap_or_else(|| IngestPosition::new(unknown_time()));
+        let mut counts = before.counts;
+        counts.rejected += advance.rejections.len() as u64;
+        kept.rejections.extend(advance.rejections.iter().cloned());
+        // The rejected ones come first.
+        for (outcome, item) in outcomes.iter().zip(before.next_item + advance.rejections.len() as u64..) {
             match outcome {
                 Ok(Written::Created(_)) => counts.created += 1,
                 Ok(Written::Updated(_)) => counts.updated += 1,
-                Ok(Written::Unchanged(_)) => counts.unchanged += 1,
-                Ok(Written::Deleted(_)) => panic!("an ingest stream deletes nothing"),
-                Err(_) => counts.rejected += 1,
+                Ok(Written::Unchanged(_)) | Err(WriteRefusal::NotFound) => counts.unchanged += 1,
+                Ok(Written::Deleted(_)) => counts.deleted += 1,
+                Err(refusal) => {
+                    counts.rejected += 1;
+                    kept.rejections.push(Rejection { item, cause: RejectionCause::Refused(*refusal) });
+                }
             }
         }
         let update_time = told.map_or(unknown_time(), |told| told.update_time);
-        assert!(before.is_none_or(|before| before.update_time <= update_time), "{told:?} after {before:?}");
-        let position = IngestPosition { next_item: advance.next_item, counts, state: advance.state, update_time };
+        assert!(before.update_time <= update_time, "{told:?} after {before:?}");
+        let bookmark = advance.bookmark.clone().unwrap_or(before.bookmark);
+        let position = IngestPosition { next_item: advance.next_item, counts, state: advance.state, update_time, bookmark };
         assert_eq!(position.counts.total(), position.next_item, "every item has one outcome");
-        self.positions[stream] = Some(position);
+        kept.hashes.extend(&advance.hashes);
+        if position.state == StreamState::Finished {
+            (kept.hashes, kept.rejections) = Default::default();
+        }
+        kept.position = Some(position.clone());
         position
     }
 }

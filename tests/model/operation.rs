@@ -61,6 +61,7 @@ pub struct PlannedAdvance {
     pub stream: usize,
     pub opening: Opening,
     pub rejected: u64,
+    pub bookmark: Option<u8>,
     pub finish: bool,
 }
 
@@ -161,17 +162,15 @@ fn delete() -> impl Strategy<Value = PlannedWrite> {
 
 fn advance() -> impl Strategy<Value = PlannedAdvance> {
     let opening = prop_oneof![8 => Just(Opening::Latest), 1 => Just(Opening::Earlier), 1 => Just(Opening::Later)];
-    (0..STREAMS, opening, 0..3u64, prop::bool::weighted(0.1)).prop_map(|(stream, opening, rejected, finish)| PlannedAdvance {
-        stream,
-        opening,
-        rejected,
-        finish,
-    })
+    // Now and then many, so that hashes fall out of their window.
+    let rejected = prop_oneof![8 => 0..3u64, 1 => 400..700u64];
+    (0..STREAMS, opening, rejected, any::<Option<u8>>(), prop::bool::weighted(0.1))
+        .prop_map(|(stream, opening, rejected, bookmark, finish)| PlannedAdvance { stream, opening, rejected, bookmark, finish })
 }
 
 fn batch() -> impl Strategy<Value = Batch> {
     let mixed = prop::collection::vec(prop_oneof![3 => put(), 1 => delete()], 0..6);
-    let streamed = (prop::collection::vec(put(), 0..5), advance());
+    let streamed = (prop::collection::vec(prop_oneof![4 => put(), 1 => delete()], 0..5), advance());
     prop_oneof![
         3 => mixed.prop_map(|writes| Batch { writes, stream: None }),
         2 => streamed.prop_map(|(writes, advance)| Batch { writes, stream: Some(advance) }),

@@ -43,7 +43,10 @@ impl Run {
                 let outcome = self.store().write(self.model.clone().plan(&batch)).await;
                 self.model.carry_out(&batch, outcome);
             }
-            Operation::Open(stream) => self.model.opened(stream, self.store().open_stream(&stream_id(stream)).await.unwrap()),
+            Operation::Open(stream) => {
+                self.model.opened(stream, self.store().open_stream(&stream_id(stream)).await.unwrap());
+                self.rejections_are_kept(stream).await;
+            }
             Operation::Restart => {
                 let before = self.store().stats().await.unwrap().contents;
                 self.store().close().await.unwrap();
@@ -99,13 +102,25 @@ impl Run {
             opened.push(self.store().open_stream(&stream_id(stream)).await.unwrap());
         }
         let sequence = self.store().sequence();
-        let fits = |state: &&Model| {
-            state.sequence() == sequence && opened.iter().enumerate().all(|(stream, opened)| state.is_at(stream, opened.position))
-        };
+        let fits =
+            |state: &&Model| state.sequence() == sequence && opened.iter().enumerate().all(|(stream, opened)| state.is_at(stream, opened));
         let found = states.iter().find(fits);
         let known: Vec<u64> = states.iter().map(Model::sequence).collect();
         self.model = found.unwrap_or_else(|| panic!("change {sequence} is the end of no batch: {known:?} are; {opened:?}")).clone();
         self.model.reopened();
         opened.into_iter().enumerate().for_each(|(stream, opened)| self.model.opened(stream, opened));
+        for stream in 0..STREAMS {
+            self.rejections_are_kept(stream).await;
+        }
+    }
+
+    async fn rejections_are_kept(&self, stream: usize) {
+        let (mut found, mut next) = (Vec::new(), Some(0));
+        while let Some(from) = next {
+            let page = self.store().rejections(&stream_id(stream), from, 300).await.unwrap();
+            found.extend(page.items);
+            next = page.next;
+        }
+        assert_eq!(found, self.model.rejections(stream));
     }
 }

@@ -180,6 +180,7 @@ pub async fn check_closing(store: &dyn ArticleStore) -> Result<(), Violation> {
         ("count", store.count(&count).await.err()),
         ("write", store.write(batch([Write::put(article)])).await.err()),
         ("open_stream", store.open_stream(&stream).await.err()),
+        ("rejections", store.rejections(&stream, 0, 1).await.err()),
         ("sequence_after", store.sequence_after(0).await.err()),
         ("changes", store.changes(0, 1).await.err()),
         ("snapshot", store.snapshot().await.err()),

@@ -12,8 +12,8 @@ use super::Violation;
 use super::kit::{OrViolation as _, Site, batch, holds, same, sequence};
 use crate::article::{ArticleKey, Digest, Timestamp};
 use crate::storage::{
-    ArticleStore, Change, ChangeKind, Contents, Precondition, SnapshotInfo, SnapshotItem, StoreError, StoreId, StreamAdvance, StreamState,
-    Write, WriteBatch,
+    ArticleStore, Change, ChangeKind, Contents, Precondition, SnapshotInfo, SnapshotItem, StoreError, StoreId, StreamAdvance, Write,
+    WriteBatch,
 };
 
 /// Those who write while a snapshot is read, and to how many articles each.
@@ -349,7 +349,7 @@ async fn write(store: &dyn ArticleStore, rounds: &Semaphore, site: &Site, stream
         }
         store.write(batch(writes)).await.or_violation(promise)?;
         let item = Write::put(streamed.article(&format!("/{number}"), "of a stream")?);
-        let advance = StreamAdvance { id: stream.clone(), epoch, next_item: number + 1, rejected: 0, state: StreamState::Open };
+        let advance = StreamAdvance::to(stream.clone(), epoch, number + 1);
         store.write(WriteBatch { writes: vec![item], stream: Some(advance) }).await.or_violation(promise)?;
         number += 1;
     }

@@ -44,7 +44,8 @@ fn items(state: &State) -> impl Iterator<Item = SnapshotItem> {
         SnapshotItem::Tombstone { key: key.clone(), revision, sequence, delete_time }
     });
     let changes = state.changes.iter().cloned().map(SnapshotItem::Change);
-    let streams = state.streams.iter().map(|(id, opened)| SnapshotItem::Stream { id: id.clone(), position: opened.position });
+    let streams = state.streams.iter().filter(|(_, stream)| stream.is_known());
+    let streams = streams.map(|(id, stream)| SnapshotItem::Stream { id: id.clone(), position: stream.position().clone() });
     articles.chain(earlier).chain(tombstones).chain(changes).chain(streams)
 }
 

@@ -18,8 +18,9 @@ use super::shared::Shared;
 use super::supervision::panic_text;
 use super::synced::SyncedNote;
 use super::trees::Trees;
+use crate::article::Timestamp;
 use crate::storage::planted::{Fault, planted};
-use crate::storage::{BatchOutcome, Durability, IngestStreamId, OpenedStream, StoreError, StreamAdvance, StreamState};
+use crate::storage::{BatchOutcome, Durability, IngestStreamId, OpenedStream, StoreError, StoreOptions, StreamAdvance, StreamState};
 
 /// Writes in a group at most. Bounds how long a single write waits behind others.
 const GROUP_WRITES: usize = 1000;
@@ -27,6 +28,8 @@ const GROUP_WRITES: usize = 1000;
 const GROUP_BYTES: usize = 4 << 20;
 /// Bytes of a segment, after which a checkpoint is due. Bounds how long opening takes after a crash.
 const SEGMENT_BYTES: u64 = 64 << 20;
+/// Entries of forgotten streams that go in one group, and at most those of one stream (some 11,000) more.
+const FORGOTTEN_ENTRIES: usize = 1000;
 
 /// What the committer is asked for.
 pub enum Command {
@@ -37,6 +40,12 @@ pub enum Command {
     OpenStream {
         id: IngestStreamId,
         reply: oneshot::Sender<Result<OpenedStream, StoreError>>,
+    },
+    /// To forget these streams, as far as they did not advance since this instant: the first of them, if not all.
+    ForgetStreams {
+        ids: Vec<IngestStreamId>,
+        before: Timestamp,
+        reply: oneshot::Sender<Result<(), StoreError>>,
     },
     /// To write what stands in a segment once more, so that it can go.
     Relocate {
@@ -71,9 +80,11 @@ pub struct Committer {
     pub synced: SyncedNote,
     pub state: State,
     pub checkpoints: std::sync::mpsc::SyncSender<CheckpointRequest>,
-    /// The latest opening of each ingest stream since this process began.
+    /// The latest opening of each ingest stream since this process began, but of those that are finished.
     pub epochs: HashMap<IngestStreamId, u64>,
-    pub durability: Durability,
+    /// The epoch that was given out last: none is given twice, whatever is forgotten.
+    pub last_epoch: u64,
+    pub options: StoreOptions,
     /// Those who wait for the group that is being carried out.
     pub replies: Vec<Reply>,
 }
@@ -133,11 +144,24 @@ impl Committer {
                     Ok(outcome) => self.replies.push(Reply::Batch(reply, outcome)),
                     Err(refusal) => answer(reply, Err(refusal)),
                 },
-                Command::OpenStream { id, reply } => {
-                    let epoch = self.epochs.get(&id).map_or(1, |epoch| epoch + 1);
-                    let position = group.position(&id)?;
-                    self.epochs.insert(id, epoch);
-                    self.replies.push(Reply::Opened(reply, OpenedStream { epoch, position }));
+                Command::OpenStream { id, reply } => match group.open_stream(&id, &self.options) {
+                    // Whatever is damaged of a stream concerns that stream alone.
+                    Err(error @ StoreError::Damaged { .. }) => answer(reply, Err(error)),
+                    opened => {
+                        let (position, recent) = opened?;
+                        self.last_epoch += 1;
+                        self.epochs.insert(id, self.last_epoch);
+                        self.replies.push(Reply::Opened(reply, OpenedStream { epoch: self.last_epoch, position, recent }));
+                    }
+                },
+                Command::ForgetStreams { ids, before, reply } => {
+                    let mut entries = 0;
+                    for id in ids {
+                        if entries < FORGOTTEN_ENTRIES {
+                            entries += group.forget_stream(&id, before)?;
+                        }
+                    }
+                    self.replies.push(Reply::Done(reply));
                 }
                 Command::Relocate { relocations, standing, reply } => {
                     relocations.into_iter().try_for_each(|relocation| group.relocate(relocation))?;
@@ -199,7 +223,7 @@ impl Committer {
         }
         self.trees.check_room(self.journal.bytes(), frame.len() as u64, grows)?;
         self.journal.write(frame)?;
-        if self.durability == Durability::Interval {
+        if self.options.durability == Durability::Interval {
             self.shared.acknowledge(state.group);
             self.answer_all();
         }
@@ -220,11 +244,14 @@ impl Committer {
     }
 
     /// Decides one batch. The inner error refuses the batch alone.
-    fn decide(&self, group: &mut Group<'_>, batch: PreparedBatch) -> Result<Result<BatchOutcome, StoreError>, StoreError> {
+    fn decide(&mut self, group: &mut Group<'_>, batch: PreparedBatch) -> Result<Result<BatchOutcome, StoreError>, StoreError> {
         // Before any write is decided: a refused batch leaves nothing behind in the group.
         if let Some(advance) = &batch.stream {
             let current = self.epochs.get(&advance.id) == Some(&advance.epoch);
-            let position = group.position(&advance.id)?;
+            let position = match group.position(&advance.id) {
+                Err(error @ StoreError::Damaged { .. }) => return Ok(Err(error)),
+                position => position?,
+            };
             if !current || position.state == StreamState::Finished {
                 return Ok(Err(StoreError::StreamTakenOver));
             }
@@ -234,16 +261,11 @@ impl Committer {
             }
         }
         let outcomes = batch.writes.into_iter().map(|write| group.write(write)).collect::<Result<Vec<_>, _>>()?;
-        let position = match batch.stream {
-            None => None,
-            Some(StreamAdvance { id, next_item, rejected, state, .. }) => {
-                let mut position = group.position(&id)?;
-                outcomes.iter().for_each(|outcome| position.counts.add(outcome));
-                position.counts.rejected += rejected;
-                (position.next_item, position.state) = (next_item, state);
-                Some(group.advance(&id, position))
-            }
-        };
+        let position = batch.stream.as_ref().map(|advance| group.advance(advance, &outcomes)).transpose()?;
+        if let Some(StreamAdvance { id, state: StreamState::Finished, .. }) = &batch.stream {
+            // Whoever holds it is refused all the same.
+            self.epochs.remove(id);
+        }
         Ok(Ok(BatchOutcome { outcomes, position }))
     }
 
@@ -270,11 +292,15 @@ fn gather(first: Command, queue: &mut mpsc::Receiver<Command>) -> Gathered {
         }
         match &command {
             Command::Write { batch, .. } => {
-                writes += batch.writes.len();
+                writes += batch.writes.len() + batch.stream.as_ref().map_or(0, |advance| advance.rejections.len());
                 bytes += batch.writes.iter().map(PreparedWrite::bytes).sum::<usize>();
             }
             Command::Close => queue.close(),
-            Command::OpenStream { .. } | Command::Relocate { .. } | Command::GiveUp { .. } | Command::Checkpoint => {}
+            Command::OpenStream { .. }
+            | Command::ForgetStreams { .. }
+            | Command::Relocate { .. }
+            | Command::GiveUp { .. }
+            | Command::Checkpoint => {}
         }
         commands.push(command);
         next = if writes < GROUP_WRITES && bytes < GROUP_BYTES { queue.try_recv().ok() } else { None };
@@ -287,7 +313,9 @@ fn refuse(commands: Vec<Command>, error: &StoreError) {
         match command {
             Command::Write { reply, .. } => answer(reply, Err(error.clone())),
             Command::OpenStream { reply, .. } => answer(reply, Err(error.clone())),
-            Command::Relocate { reply, .. } | Command::GiveUp { reply, .. } => answer(reply, Err(error.clone())),
+            Command::Relocate { reply, .. } | Command::GiveUp { reply, .. } | Command::ForgetStreams { reply, .. } => {
+                answer(reply, Err(error.clone()));
+            }
             Command::Checkpoint | Command::Close => {}
         }
     }

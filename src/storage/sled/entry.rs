@@ -7,13 +7,13 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::keys::{self, Tree};
 use crate::article::{ArticleHead, Digest, Timestamp};
-use crate::storage::{Change, ChangeKind, Contents, IngestPosition, OutcomeCounts, StoreError, StreamState};
+use crate::storage::{Bookmark, Change, ChangeKind, Contents, IngestPosition, OutcomeCounts, StoreError, StreamState};
 
 const FORMAT: u8 = 1;
 const SEAL_BYTES: usize = 9;
 
 /// Seals content under its key.
-fn seal(tree: Tree, key: &[u8], content: &[u8]) -> Vec<u8> {
+pub fn seal(tree: Tree, key: &[u8], content: &[u8]) -> Vec<u8> {
     let mut value = Vec::with_capacity(SEAL_BYTES + content.len());
     value.push(FORMAT);
     value.extend_from_slice(&checksum(tree, key, content).to_be_bytes());
@@ -22,7 +22,7 @@ fn seal(tree: Tree, key: &[u8], content: &[u8]) -> Vec<u8> {
 }
 
 /// Opens a sealed value.
-fn unseal<'a>(tree: Tree, key: &[u8], value: &'a [u8]) -> Result<Fields<'a>, StoreError> {
+pub fn unseal<'a>(tree: Tree, key: &[u8], value: &'a [u8]) -> Result<Fields<'a>, StoreError> {
     let damaged = |detail: &str| StoreError::damaged(format!("an entry of the tree {}", tree.name()), detail);
     let (format, rest) = value.split_first().ok_or_else(|| damaged("it is empty"))?;
     let (stored, content) = rest.split_first_chunk::<8>().ok_or_else(|| damaged("it is cut short"))?;
@@ -45,24 +45,32 @@ fn checksum(tree: Tree, key: &[u8], content: &[u8]) -> u64 {
 }
 
 /// What is left to read of an opened value.
-struct Fields<'a> {
+pub struct Fields<'a> {
     tree: Tree,
     rest: &'a [u8],
 }
 
 impl<'a> Fields<'a> {
-    fn bytes<const N: usize>(&mut self) -> Result<[u8; N], StoreError> {
+    pub fn bytes<const N: usize>(&mut self) -> Result<[u8; N], StoreError> {
         let (bytes, rest) = self.rest.split_first_chunk::<N>().ok_or_else(|| self.damaged())?;
         self.rest = rest;
         Ok(*bytes)
     }
 
-    fn u8(&mut self) -> Result<u8, StoreError> {
+    pub fn u8(&mut self) -> Result<u8, StoreError> {
         self.bytes::<1>().map(|[byte]| byte)
     }
 
-    fn u64(&mut self) -> Result<u64, StoreError> {
+    pub fn u64(&mut self) -> Result<u64, StoreError> {
         self.bytes().map(u64::from_be_bytes)
+    }
+
+    /// A text after its length (2 bytes).
+    pub fn text(&mut self) -> Result<&'a str, StoreError> {
+        let length = self.bytes().map(u16::from_be_bytes)?;
+        let (text, rest) = self.rest.split_at_checked(length.into()).ok_or_else(|| self.damaged())?;
+        self.rest = rest;
+        std::str::from_utf8(text).map_err(|_| self.damaged())
     }
 
     fn time(&mut self) -> Result<Timestamp, StoreError> {
@@ -70,7 +78,12 @@ impl<'a> Fields<'a> {
         Timestamp::from_micros(micros).ok_or_else(|| self.damaged())
     }
 
-    fn damaged(&self) -> StoreError {
+    /// What is left, without taking it.
+    pub fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
+    pub fn damaged(&self) -> StoreError {
         StoreError::damaged(format!("an entry of the tree {}", self.tree.name()), "its content makes no sense")
     }
 }
@@ -189,14 +202,19 @@ impl Tombstone {
     }
 }
 
-/// The position of an ingest stream.
+/// The position of an ingest stream. What follows the time, the count of deletions and the bookmark, is left out where there is
+/// neither: positions from before there were any have no more either.
 pub fn encode_position(key: &[u8], position: &IngestPosition) -> Vec<u8> {
     let mut content = vec![u8::from(position.state == StreamState::Finished)];
-    let OutcomeCounts { created, updated, unchanged, rejected } = position.counts;
+    let OutcomeCounts { created, updated, unchanged, rejected, deleted } = position.counts;
     for number in [position.next_item, created, updated, unchanged, rejected] {
         content.extend_from_slice(&number.to_be_bytes());
     }
     content.extend_from_slice(&position.update_time.as_micros().to_be_bytes());
+    if deleted > 0 || !position.bookmark.as_bytes().is_empty() {
+        content.extend_from_slice(&deleted.to_be_bytes());
+        content.extend_from_slice(position.bookmark.as_bytes());
+    }
     seal(Tree::Streams, key, &content)
 }
 
@@ -205,8 +223,14 @@ pub fn decode_position(key: &[u8], value: &[u8]) -> Result<IngestPosition, Store
     let mut fields = unseal(Tree::Streams, key, value)?;
     let state = if fields.u8()? == 0 { StreamState::Open } else { StreamState::Finished };
     let next_item = fields.u64()?;
-    let counts = OutcomeCounts { created: fields.u64()?, updated: fields.u64()?, unchanged: fields.u64()?, rejected: fields.u64()? };
-    Ok(IngestPosition { next_item, counts, state, update_time: fields.time()? })
+    let mut counts =
+        OutcomeCounts { created: fields.u64()?, updated: fields.u64()?, unchanged: fields.u64()?, rejected: fields.u64()?, deleted: 0 };
+    let update_time = fields.time()?;
+    if !fields.rest.is_empty() {
+        counts.deleted = fields.u64()?;
+    }
+    let bookmark = Bookmark::try_from(fields.rest).map_err(|_| fields.damaged())?;
+    Ok(IngestPosition { next_item, counts, state, update_time, bookmark })
 }
 
 /// How far the trees are: written last with every group.
@@ -275,14 +299,21 @@ mod tests {
         let golden = include_str!("../../../tests/golden/entries-v1.txt");
         let contents = Contents { articles: 1, earlier_revisions: 2, last_sequence: 3, text_bytes: 4, record_bytes: 5 };
         let time = change().commit_time;
-        let counts = OutcomeCounts { created: 1, updated: 2, unchanged: 3, rejected: 4 };
-        let position = IngestPosition { next_item: 10, counts, state: StreamState::Finished, update_time: time };
+        let counts = OutcomeCounts { created: 1, updated: 2, unchanged: 3, rejected: 4, deleted: 0 };
+        let bookmark = Bookmark::default();
+        let position = IngestPosition { next_item: 10, counts, state: StreamState::Finished, update_time: time, bookmark };
+        let mut whole_position = IngestPosition { bookmark: Bookmark::try_from(&b"place"[..]).unwrap(), ..position.clone() };
+        (whole_position.next_item, whole_position.counts.deleted) = (15, 5);
+        for position in [&position, &whole_position] {
+            assert_eq!(decode_position(b"stream", &encode_position(b"stream", position)).unwrap(), *position);
+        }
         let written = [
             ("change", encode_change(&change())),
             ("manifest", Manifest { count: 1, checksum: 2 }.encode(&keys::day_key(change().key.date))),
             ("tombstone", Tombstone { revision: 7, sequence: 42, delete_time: time }.encode(&keys::article_key(&change().key))),
             ("position", encode_position(b"stream", &position)),
             ("state", State { group: 6, contents }.encode()),
+            ("whole_position", encode_position(b"stream", &whole_position)),
         ];
         let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         let text: String = written.iter().map(|(name, value)| format!("{name} {}\n", hex(value))).collect();

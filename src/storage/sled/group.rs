@@ -9,13 +9,15 @@ use super::journal::{Journal, Location, Mutation};
 use super::keys::{self, STATE_KEY, Tree};
 use super::segment_list;
 use super::stored::StoredRecord;
+use super::streams::StreamEntries;
 use super::trees::{Trees, sled_error};
 use crate::article::{ArticleDate, ArticleHead, ArticleKey, Digest, Timestamp};
 use crate::storage::planted::{Fault, planted};
 use crate::storage::record::{EncodedContent, HEADER_BYTES, Stamp};
+use crate::storage::stream::forgotten_before;
 use crate::storage::{
-    Change, ChangeKind, IngestPosition, IngestStreamId, OutcomeCounts, Precondition, StoreError, StreamState, Write, WriteOutcome,
-    WriteRefusal, Written,
+    Change, ChangeKind, IngestPosition, IngestStreamId, ItemHash, Precondition, StoreError, StoreOptions, StreamAdvance, Write,
+    WriteOutcome, WriteRefusal, Written,
 };
 
 /// A write whose expensive part is done.
@@ -119,13 +121,13 @@ pub struct Group<'a> {
     usages: HashMap<u64, SegmentUsage>,
     /// Segments that are given up with this group.
     given_up: HashSet<u64>,
-    positions: HashMap<IngestStreamId, IngestPosition>,
+    streams: StreamEntries<'a>,
 }
 
 impl<'a> Group<'a> {
     /// A group on top of this state, which is to be the next one of a journal.
     pub fn new(trees: &'a Trees, state: State, journal: &Journal) -> Self {
-        let (entries, additions, purged, manifests, usages, given_up, positions) = Default::default();
+        let (entries, additions, purged, manifests, usages, given_up) = Default::default();
         let (mutations, standing, payloads, now) = (Vec::new(), Vec::new(), Vec::new(), Timestamp::now());
         let (place, next_payload) = (segment_list::Place::next(journal, state.group), journal.next_payload());
         Self {
@@ -144,7 +146,7 @@ impl<'a> Group<'a> {
             manifests,
             usages,
             given_up,
-            positions,
+            streams: StreamEntries::new(trees),
         }
     }
 
@@ -171,19 +173,26 @@ impl<'a> Group<'a> {
 
     /// Where a stream stands as this group sees it.
     pub fn position(&mut self, id: &IngestStreamId) -> Result<IngestPosition, StoreError> {
-        if let Some(position) = self.positions.get(id) {
-            return Ok(*position);
-        }
-        let key = id.as_str().as_bytes();
-        let new = IngestPosition { next_item: 0, counts: OutcomeCounts::default(), state: StreamState::Open, update_time: self.now };
-        self.trees.get(Tree::Streams, key)?.map_or(Ok(new), |value| entry::decode_position(key, &value))
+        Ok(self.streams.position(id)?.unwrap_or_else(|| IngestPosition::new(self.now)))
     }
 
-    /// Records where a stream stands after the group, and gives it back with the time of the advance.
-    pub fn advance(&mut self, id: &IngestStreamId, position: IngestPosition) -> IngestPosition {
-        let position = IngestPosition { update_time: self.now.max(position.update_time), ..position };
-        self.positions.insert(id.clone(), position);
-        position
+    /// Brings a stream on after the writes of a batch, and gives where it stands then.
+    pub fn advance(&mut self, advance: &StreamAdvance, outcomes: &[WriteOutcome]) -> Result<IngestPosition, StoreError> {
+        let position = self.position(&advance.id)?;
+        self.streams.advance(position, advance, outcomes, self.now)
+    }
+
+    /// Where a stream stands and the hashes of its recent items; a new one where it is to be forgotten.
+    pub fn open_stream(&mut self, id: &IngestStreamId, options: &StoreOptions) -> Result<(IngestPosition, Vec<ItemHash>), StoreError> {
+        self.streams.forget_expired(id, forgotten_before(options, self.now))?;
+        let position = self.position(id)?;
+        let recent = self.streams.recent(id, position.next_item)?;
+        Ok((position, recent))
+    }
+
+    /// Forgets a stream that did not advance since this instant. Gives how many entries go.
+    pub fn forget_stream(&mut self, id: &IngestStreamId, before: Timestamp) -> Result<usize, StoreError> {
+        self.streams.forget_expired(id, Some(before))
     }
 
     /// Points a record to a new place of its payload, unless it has changed since. In a group without writes only, since
@@ -224,11 +233,7 @@ impl<'a> Group<'a> {
             let value = (manifest.count > 0).then(|| manifest.encode(&key));
             self.mutations.push(Mutation { tree: Tree::Days, key: key.into(), value });
         }
-        for (id, position) in std::mem::take(&mut self.positions) {
-            let key = id.as_str().as_bytes().to_vec();
-            let value = Some(entry::encode_position(&key, &position));
-            self.mutations.push(Mutation { tree: Tree::Streams, key, value });
-        }
+        self.mutations.extend(self.streams.take_mutations());
         if self.mutations.is_empty() && self.usages.is_empty() && self.standing.is_empty() && self.given_up.is_empty() {
             return Ok(None);
         }

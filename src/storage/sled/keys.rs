@@ -10,10 +10,12 @@
 //! | changes | sequence (8 bytes) | the change |
 //! | days | date | the day's manifest: count and checksum of its articles |
 //! | streams | id of an ingest stream | its position |
+//! | streams | id, 0, `h`, number of the item after them (8 bytes) | hashes of items, one after the other |
+//! | streams | id, 0, `r`, how many were rejected up to them (8 bytes) | rejections, one after the other |
 //! | state | `state` | group, sequence, totals |
 //!
-//! All numbers are big-endian, so that the order of bytes is the order of the numbers. A URL key is printable ASCII, so the
-//! byte 0 after it ends it.
+//! All numbers are big-endian, so that the order of bytes is the order of the numbers. A URL key and the id of a stream
+//! are printable ASCII, so the byte 0 after it ends it.
 
 use crate::article::{ArticleDate, ArticleKey, CanonicalUrl};
 use crate::storage::{IngestStreamId, StoreError};
@@ -149,6 +151,39 @@ pub fn parse_stream_key(bytes: &[u8]) -> Result<IngestStreamId, StoreError> {
     id.ok_or_else(|| StoreError::damaged("a key of the ingest streams", "it is no stream id"))
 }
 
+/// What is kept of an ingest stream beside its position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamDetail {
+    Hashes = b'h' as isize,
+    Rejections = b'r' as isize,
+}
+
+/// The key of a detail of a stream. `end` is the number after the last of what the entry holds.
+pub fn stream_detail_key(id: &IngestStreamId, detail: StreamDetail, end: u64) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(id.as_str().len() + 10);
+    bytes.extend_from_slice(id.as_str().as_bytes());
+    bytes.extend_from_slice(&[0, detail as u8]);
+    bytes.extend_from_slice(&end.to_be_bytes());
+    bytes
+}
+
+/// Whether a key of the streams is that of a detail.
+pub fn is_stream_detail(bytes: &[u8]) -> bool {
+    bytes.contains(&0)
+}
+
+/// The inverse of [`stream_detail_key`].
+pub fn parse_stream_detail_key(bytes: &[u8]) -> Result<(IngestStreamId, StreamDetail, u64), StoreError> {
+    let damaged = || StoreError::damaged("a key of the ingest streams", "it is cut short, or of a kind that is not known");
+    let (rest, end) = bytes.split_last_chunk::<8>().ok_or_else(damaged)?;
+    let (id, detail) = match rest {
+        [id @ .., 0, b'h'] => (id, StreamDetail::Hashes),
+        [id @ .., 0, b'r'] => (id, StreamDetail::Rejections),
+        _ => return Err(damaged()),
+    };
+    Ok((parse_stream_key(id)?, detail, u64::from_be_bytes(*end)))
+}
+
 /// The key of a day's manifest.
 pub fn day_key(date: ArticleDate) -> [u8; 4] {
     date.number().to_be_bytes()
@@ -197,6 +232,22 @@ mod tests {
         by_bytes.sort_by_key(article_key);
         keys.sort();
         assert_eq!(by_bytes, keys);
+    }
+
+    #[test]
+    fn details_of_a_stream_come_between_it_and_the_next() {
+        let [id, other]: [IngestStreamId; 2] = ["a", "a!"].map(|id| id.parse().unwrap());
+        let mut keys = vec![id.as_str().as_bytes().to_vec()];
+        for (detail, end) in [(StreamDetail::Hashes, 9), (StreamDetail::Hashes, 256), (StreamDetail::Rejections, 0)] {
+            keys.push(stream_detail_key(&id, detail, end));
+            assert_eq!(parse_stream_detail_key(&keys[keys.len() - 1]).unwrap(), (id.clone(), detail, end));
+        }
+        keys.push(other.as_str().as_bytes().to_vec());
+        assert!(keys.is_sorted());
+        assert_eq!(keys.iter().map(|key| is_stream_detail(key)).collect::<Vec<_>>(), [false, true, true, true, false]);
+        for bytes in [&b"a\0x\0\0\0\0\0\0\0\x01"[..], b"\0h\0\0\0\0\0\0\0\x01", b"a\0h1", b"a"] {
+            assert!(parse_stream_detail_key(bytes).is_err(), "{bytes:?}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod committer;
 mod damage;
 mod days;
 mod entry;
+mod expiry;
 mod folder;
 mod group;
 mod journal;
@@ -25,6 +26,7 @@ mod segment_list;
 mod shared;
 mod snapshot;
 mod stored;
+mod streams;
 mod supervision;
 mod synced;
 mod trees;
@@ -43,6 +45,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::checkpoint::{Checkpointer, checkpoint};
 use self::committer::{Command, Committer, PreparedBatch};
+use self::expiry::Expiry;
 use self::folder::{Folder, folder_bytes};
 use self::group::PreparedWrite;
 use self::pool::Pool;
@@ -54,8 +57,8 @@ use self::supervision::{PanicWatch, watch_panics};
 use self::trees::Trees;
 use super::{
     ArticleStore, Change, CountOfGroup, CountRequest, Durability, IngestStreamId, LookupResult, OpenedStream, Page, PendingCommit,
-    RevisionsRequest, ScanRequest, Snapshot, StoreError, StoreHealth, StoreIdentity, StoreOptions, StoreStats, VerifyCursor, VerifyStep,
-    Write, WriteBatch,
+    Rejection, RevisionsRequest, ScanRequest, Snapshot, StoreError, StoreHealth, StoreIdentity, StoreOptions, StoreStats, VerifyCursor,
+    VerifyStep, Write, WriteBatch,
 };
 use crate::article::{ArticleDate, ArticleHead, ArticleKey, CanonicalUrl, StoredArticle, Timestamp};
 
@@ -84,6 +87,9 @@ struct Threads {
     checkpointer: JoinHandle<()>,
     reclaimer: JoinHandle<()>,
     sweep: JoinHandle<()>,
+    expiry: JoinHandle<()>,
+    /// Ends the expiry when it is dropped.
+    stop_expiry: std::sync::mpsc::Sender<()>,
 }
 
 impl SledStore {
@@ -125,11 +131,16 @@ impl SledStore {
             state,
             checkpoints,
             epochs: HashMap::new(),
-            durability: options.durability,
+            last_epoch: 0,
+            options,
             replies: Vec::new(),
         };
+        let expiry = Expiry { trees: Arc::clone(&trees), shared: Arc::clone(&shared), committer: commands.downgrade(), options };
         let stop_sweep = Arc::new(AtomicBool::new(false));
+        let (stop_expiry, expiry_stopped) = std::sync::mpsc::channel();
         let threads = Threads {
+            expiry: spawn("expiry", move || expiry.run(&expiry_stopped))?,
+            stop_expiry,
             reclaimer: spawn("reclaim", move || reclaimer.run(reclaim_requests))?,
             checkpointer: spawn("checkpoint", move || checkpointer.run(requests))?,
             committer: spawn("committer", move || committer.run(queue))?,
@@ -316,6 +327,11 @@ impl ArticleStore for SledStore {
         opened.await.unwrap_or(Err(StoreError::Closed))
     }
 
+    async fn rejections(&self, id: &IngestStreamId, from: u64, limit: usize) -> Result<Page<Rejection, u64>, StoreError> {
+        let id = id.clone();
+        self.read(move |trees, _| streams::rejections(trees, &id, from, limit)).await
+    }
+
     async fn changes(&self, after: u64, limit: usize) -> Result<Vec<Change>, StoreError> {
         self.caught_up().await;
         let up_to = self.sequence();
@@ -350,7 +366,8 @@ impl ArticleStore for SledStore {
             let (days, date_span) = trees.days()?;
             let (engine_bytes, journal_bytes) = (trees.bytes_on_disk(), folder_bytes(&folder.journal_path()));
             let (live_bytes, last_verification) = (trees.live_bytes()?, folder.verified()?);
-            Ok(StoreStats { contents, days, date_span, engine_bytes, journal_bytes, live_bytes, last_verification })
+            let streams = streams::count(trees)?;
+            Ok(StoreStats { contents, days, date_span, engine_bytes, journal_bytes, live_bytes, last_verification, streams })
         })
         .await
     }
@@ -362,7 +379,8 @@ impl ArticleStore for SledStore {
         self.stop_sweep.store(true, Ordering::Relaxed);
         self.shared.writable().map_err(StoreError::Failed)?;
         let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Threads { committer, checkpointer, reclaimer, sweep }) = threads else { return Ok(()) };
+        let Some(Threads { committer, checkpointer, reclaimer, sweep, expiry, stop_expiry }) = threads else { return Ok(()) };
+        drop(stop_expiry);
         let (trees, folder, shared) = (Arc::clone(&self.trees), Arc::clone(&self.folder), Arc::clone(&self.shared));
         let finish = tokio::task::spawn_blocking(move || {
             let ended = |_| StoreError::Failed("a thread of the store panicked".into());
@@ -370,6 +388,7 @@ impl ArticleStore for SledStore {
             checkpointer.join().map_err(ended)?;
             reclaimer.join().map_err(ended)?;
             sweep.join().map_err(ended)?;
+            expiry.join().map_err(ended)?;
             shared.writable().map_err(StoreError::Failed)?;
             checkpoint(&trees, &folder, shared.group())
         });

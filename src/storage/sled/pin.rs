@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::journal::Mutation;
-use super::keys::Tree;
+use super::keys::{self, Tree};
 
 /// Bytes of notes at most: some 300,000 articles changed while a backup is read.
 const NOTE_BYTES: usize = 64 << 20;
@@ -35,6 +35,8 @@ impl Pin {
     pub fn note<E>(&self, mutation: &Mutation, read: impl FnOnce() -> Result<Option<sled::IVec>, E>) -> Result<(), E> {
         let Mutation { tree, key, value } = mutation;
         let absence_matters = match tree {
+            // A snapshot leaves them out.
+            Tree::Streams if keys::is_stream_detail(key) => return Ok(()),
             Tree::Articles | Tree::Tombstones => false,
             Tree::Revisions | Tree::Streams => true,
             Tree::Changes if value.is_none() => false,

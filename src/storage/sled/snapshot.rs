@@ -137,6 +137,7 @@ fn item(trees: &Trees, tree: Tree, key: &[u8], value: &[u8], last_sequence: u64)
         Tree::Changes => {
             Some(entry::decode_change(key, value)?).filter(|change| change.sequence <= last_sequence).map(SnapshotItem::Change)
         }
+        Tree::Streams if keys::is_stream_detail(key) => None,
         Tree::Streams => Some(SnapshotItem::Stream { id: keys::parse_stream_key(key)?, position: entry::decode_position(key, value)? }),
         Tree::Segments | Tree::Urls | Tree::Days | Tree::State => {
             return Err(StoreError::Failed(format!("the tree {} is no part of a snapshot", tree.name())));

@@ -11,6 +11,7 @@ use super::folder::Folder;
 use super::journal::SegmentReader;
 use super::keys::{self, STATE_KEY, Tree};
 use super::stored::StoredRecord;
+use super::streams;
 use super::trees::{Trees, sled_error};
 use crate::article::ArticleKey;
 use crate::storage::{Finding, FindingKind, StoreError, VerifyCursor, VerifyStep};
@@ -125,6 +126,7 @@ fn look(trees: &Trees, tree: Tree, key: &[u8], value: &[u8]) -> Result<Looked, S
         Tree::Changes => look_at_change(trees, key, value),
         Tree::Days => look_at_day(trees, key, value),
         Tree::Tombstones => sound(keys::parse_article_key(key).and_then(|_| Tombstone::decode(key, value)).map(drop)),
+        Tree::Streams if keys::is_stream_detail(key) => sound(streams::check_detail(trees, key, value)),
         Tree::Streams => sound(keys::parse_stream_key(key).and_then(|_| entry::decode_position(key, value)).map(drop)),
         Tree::Segments | Tree::State => Ok(Looked::default()),
     }
