@@ -1,5 +1,7 @@
 //! What the daemon is told: flags before environment before file before defaults, read once and checked once.
 
+mod retention;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,7 +11,7 @@ use figment::providers::{Env, Format as _, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
 use crate::article::{DateHorizon, Limits};
-use crate::storage::{Durability, StoreOptions};
+use crate::storage::{Durability, History, StoreOptions};
 
 /// The daemon's configuration. In a file (TOML) and in the environment (`DATELINE_DATA`, `DATELINE_LISTEN` ...) the fields have
 /// these names.
@@ -28,6 +30,9 @@ pub struct ServeConfig {
     pub article_bytes: usize,
     /// What an acknowledgement promises: `fsync` or `interval`. Default `fsync`.
     pub durability: DurabilitySetting,
+    /// How many earlier revisions of an article are kept: `all`, `none` or a number. Default `all`.
+    #[serde(with = "retention")]
+    pub history: History,
     /// Seconds that calls may take to finish when the daemon is told to stop. Default 20.
     pub drain_seconds: u64,
     /// Seconds after which an ingest stream that did not advance is forgotten; -1 for never. Default 604,800, which is 7
@@ -44,6 +49,7 @@ impl Default for ServeConfig {
             max_days_ahead: 90,
             article_bytes: Limits::default().article_bytes,
             durability: DurabilitySetting::Fsync,
+            history: History::All,
             drain_seconds: 20,
             stream_expiry_seconds: 7 * 24 * 3600,
         }
@@ -68,6 +74,9 @@ pub struct ServeFlags {
     /// Seconds after which an ingest stream is forgotten.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stream_expiry_seconds: Option<i64>,
+    /// How many earlier revisions are kept.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "retention::serialize_optional")]
+    pub history: Option<History>,
 }
 
 /// What an acknowledgement promises, as it is written.
@@ -130,7 +139,7 @@ impl ServeConfig {
         };
         // Only -1 is negative.
         let stream_expiry = u64::try_from(self.stream_expiry_seconds).ok().map(Duration::from_secs);
-        StoreOptions { durability, stream_expiry }
+        StoreOptions { durability, stream_expiry, history: self.history }
     }
 
     /// The limits on articles.
@@ -179,6 +188,14 @@ mod tests {
         };
         assert_eq!((expiry(None), expiry(Some(5))), (Ok(None), Ok(Some(Duration::from_secs(5)))));
         assert!(expiry(Some(0)).unwrap_err().contains("stream_expiry_seconds"));
+        let history = |flags: &ServeFlags| ServeConfig::load(flags, Some(&file)).map(|config| config.store_options().history);
+        for (text, expected) in [("\"none\"", History::Last(0)), ("2", History::Last(2)), ("\"7\"", History::Last(7))] {
+            std::fs::write(&file, format!("history = {text}\n")).unwrap();
+            assert_eq!(history(&flags), Ok(expected));
+            assert_eq!(history(&ServeFlags { history: Some(History::All), ..flags.clone() }), Ok(History::All));
+        }
+        std::fs::write(&file, "history = \"some\"\n").unwrap();
+        assert!(history(&flags).unwrap_err().contains("neither `all` nor `none`"));
         std::fs::write(&file, "lisen = 1\n").unwrap();
         assert!(ServeConfig::load(&flags, Some(&file)).unwrap_err().contains("lisen"));
     }

@@ -3,6 +3,7 @@
 mod daemon {
     mod drain;
     pub mod harness;
+    mod history;
     mod older_files;
     mod revisions;
     mod storm;

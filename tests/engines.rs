@@ -4,16 +4,18 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dateline::article::{ArticleDraft, Limits};
 use dateline::backup::{BackupReader, BackupWriter};
 use dateline::storage::memory::MemoryStore;
 use dateline::storage::sled::SledStore;
 use dateline::storage::{
-    self, ArticleStore, Contents, Durability, SnapshotInfo, SnapshotItem, StoreError, StoreHealth, StoreOptions, contract,
+    self, ArticleStore, Contents, Durability, FoundRevision, History, RevisionsRequest, SnapshotInfo, SnapshotItem, StoreError,
+    StoreHealth, StoreOptions, Write, WriteBatch, contract,
 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_reference_engine_keeps_its_promises() {
-    let store: Arc<dyn ArticleStore> = Arc::new(MemoryStore::new().unwrap());
+    let store: Arc<dyn ArticleStore> = Arc::new(MemoryStore::new(StoreOptions::default()).unwrap());
     assert_eq!((store.identity().engine, store.identity().format_version), ("memory", 1));
     passes(&store).await;
     is_rebuilt(&*store, handed_over).await;
@@ -64,12 +66,66 @@ async fn sled_keeps_its_promises_when_it_acknowledges_early() {
 #[tokio::test(flavor = "multi_thread")]
 async fn both_engines_forget_streams_that_do_not_advance() {
     let options = StoreOptions { stream_expiry: Some(Duration::from_millis(300)), ..StoreOptions::default() };
-    contract::check_stream_expiry(&MemoryStore::with(options).unwrap()).await.unwrap_or_else(|violation| panic!("{violation}"));
+    contract::check_stream_expiry(&MemoryStore::new(options).unwrap()).await.unwrap_or_else(|violation| panic!("{violation}"));
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_owned();
     let opened = tokio::task::spawn_blocking(move || SledStore::open(&path, options)).await.unwrap();
     let store: Arc<dyn ArticleStore> = Arc::new(opened.unwrap());
     contract::check_stream_expiry(&*store).await.unwrap_or_else(|violation| panic!("{violation}"));
+    passes(&store).await;
+    closes(&store).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_engines_keep_their_promises_where_less_of_the_past_is_kept() {
+    for history in [History::Last(0), History::Last(2)] {
+        let options = StoreOptions { history, ..StoreOptions::default() };
+        let store: Arc<dyn ArticleStore> = Arc::new(MemoryStore::new(options).unwrap());
+        past_passes(&store).await;
+        closes(&store).await;
+
+        let folder = tempfile::tempdir().unwrap();
+        let store = open_with(folder.path(), options).await;
+        assert_eq!(store.identity().history, history);
+        past_passes(&store).await;
+        is_rebuilt(&*store, through_a_backup).await;
+        closes(&store).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_many_after_a_change_of_the_setting_goes_with_the_next_updates() {
+    let folder = tempfile::tempdir().unwrap();
+    let written = |number: u64| {
+        let draft = ArticleDraft {
+            date: "2024-05-01".into(),
+            url: "https://example.com/a".into(),
+            title: format!("{number}"),
+            ..ArticleDraft::default()
+        };
+        draft.validate(&Limits::default()).unwrap()
+    };
+    let put = async |store: &dyn ArticleStore, numbers: std::ops::Range<u64>| {
+        let writes = numbers.map(|number| Write::put(written(number))).collect();
+        let outcome = store.write(WriteBatch { writes, stream: None }).await.unwrap();
+        outcome.outcomes.into_iter().for_each(|outcome| drop(outcome.unwrap()));
+    };
+    let earlier = async |store: &dyn ArticleStore| store.stats().await.unwrap().contents.earlier_revisions;
+    let store = open(folder.path()).await;
+    put(&*store, 0..250).await;
+    assert_eq!(earlier(&*store).await, 249);
+    store.close().await.unwrap();
+    drop(store);
+    let store = open_with(folder.path(), StoreOptions { history: History::Last(2), ..StoreOptions::default() }).await;
+    assert_eq!(earlier(&*store).await, 249);
+    for (number, left) in [(250, 150), (251, 51), (252, 2), (253, 2)] {
+        put(&*store, number..number + 1).await;
+        assert_eq!(earlier(&*store).await, left, "after update {number}");
+        let heads = RevisionsRequest { key: written(0).key().clone(), before: None, limit: 1000, text_budget: 0 };
+        let numbers: Vec<_> = store.revision_heads(&heads).await.unwrap().items.iter().map(|head| head.revision).collect();
+        assert_eq!(numbers, (number + 1 - left..=number + 1).rev().collect::<Vec<_>>());
+        assert_eq!(store.revision(written(0).key(), 1).await.unwrap(), FoundRevision::NotKept);
+    }
     passes(&store).await;
     closes(&store).await;
 }
@@ -103,10 +159,14 @@ async fn is_rebuilt(store: &dyn ArticleStore, pages: fn(&SnapshotInfo, Vec<Snaps
     assert_eq!(parent.path().read_dir().unwrap().count(), 0, "what does not become a store leaves nothing behind");
     build(&place, pages, info.contents).await.unwrap();
 
-    let rebuilt = open(&place).await;
+    let options = StoreOptions { history: store.identity().history, ..StoreOptions::default() };
+    let rebuilt = open_with(&place, options).await;
     assert_ne!(rebuilt.identity().store_id, info.store_id);
     contract::check_rebuilt(store, &*rebuilt).await.unwrap();
-    passes(&rebuilt).await;
+    match options.history {
+        History::All => passes(&rebuilt).await,
+        History::Last(_) => past_passes(&rebuilt).await,
+    }
     closes(&rebuilt).await;
     let again = build(&place, Vec::new(), Contents::default()).await;
     assert!(matches!(again, Err(StoreError::CannotOpen(_))), "{again:?}");
@@ -123,8 +183,12 @@ async fn build(place: &Path, pages: Vec<Vec<SnapshotItem>>, contents: Contents) 
 }
 
 async fn open(folder: &Path) -> Arc<dyn ArticleStore> {
+    open_with(folder, StoreOptions::default()).await
+}
+
+async fn open_with(folder: &Path, options: StoreOptions) -> Arc<dyn ArticleStore> {
     let folder = folder.to_owned();
-    let opened = tokio::task::spawn_blocking(move || SledStore::open(&folder, StoreOptions::default())).await.unwrap();
+    let opened = tokio::task::spawn_blocking(move || SledStore::open(&folder, options)).await.unwrap();
     Arc::new(opened.unwrap())
 }
 
@@ -133,6 +197,12 @@ async fn passes(store: &Arc<dyn ArticleStore>) {
         panic!("{violation}");
     }
     assert_eq!(store.health(), StoreHealth::Serving);
+}
+
+async fn past_passes(store: &Arc<dyn ArticleStore>) {
+    if let Err(violation) = contract::check_past(Arc::clone(store)).await {
+        panic!("{violation}");
+    }
 }
 
 async fn closes(store: &Arc<dyn ArticleStore>) {

@@ -15,7 +15,7 @@ use crate::config::{DurabilitySetting, ServeConfig, ServeFlags};
 use crate::formats::{ArticleReader, DraftAt, ReadError, article_files};
 use crate::grpc::CallLimits;
 use crate::server::{ServeOptions, serve};
-use crate::storage::{self, ArticleStore, OutcomeCounts, Write, WriteBatch};
+use crate::storage::{self, ArticleStore, History, OutcomeCounts, Write, WriteBatch};
 use crate::{shutdown, telemetry};
 
 /// Articles of one step of an import, and about how many bytes of them.
@@ -46,6 +46,9 @@ pub struct ServeArgs {
     /// Seconds after which an ingest stream that did not advance is forgotten; -1 for never [default: 604800, 7 days]
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     stream_expiry_seconds: Option<i64>,
+    /// How many earlier revisions of an article to keep: all, none or a number [default: all]
+    #[arg(long, value_name = "all|none|N")]
+    history: Option<History>,
     /// Listen on an address that other machines reach, though nothing is encrypted or authenticated
     #[arg(long)]
     insecure: bool,
@@ -59,6 +62,7 @@ pub async fn run(args: ServeArgs) -> Result<(), CommandError> {
         insecure: args.insecure.then_some(true),
         durability: args.durability,
         stream_expiry_seconds: args.stream_expiry_seconds,
+        history: args.history,
     };
     let config = ServeConfig::load(&flags, args.config.as_deref()).map_err(CommandError::Usage)?;
     telemetry::start();

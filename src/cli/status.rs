@@ -32,6 +32,7 @@ pub async fn run(args: StatusArgs) -> Result<(), CommandError> {
     let uptime = status.uptime.unwrap_or_default().seconds;
     let verified = status.last_verification.and_then(|time| Timestamp::from_parts(time.seconds, time.nanos).ok());
     let verified = verified.map(|time| time.to_string());
+    let retention = status.retention.unwrap_or_default();
     let mut out = std::io::stdout().lock();
     if args.json {
         let object = json!({
@@ -43,6 +44,7 @@ pub async fn run(args: StatusArgs) -> Result<(), CommandError> {
             "earlier_revision_count": contents.earlier_revision_count, "last_sequence": contents.last_sequence,
             "ingest_stream_count": contents.ingest_stream_count, "text_bytes": contents.text_bytes, "record_bytes": sizes.record_bytes,
             "engine_bytes": sizes.engine_bytes, "journal_bytes": sizes.journal_bytes, "live_bytes": sizes.live_bytes,
+            "earlier_record_bytes": sizes.earlier_record_bytes, "history": retention.history,
         });
         writeln!(out, "{object}")?;
         return Ok(());
@@ -60,7 +62,12 @@ pub async fn run(args: StatusArgs) -> Result<(), CommandError> {
         contents.day_count,
         span(&contents.first_date, &contents.last_date)
     )?;
-    writeln!(out, "revisions  {} earlier ones kept, {} changes in all", contents.earlier_revision_count, contents.last_sequence)?;
+    let (earlier, earlier_bytes) = (contents.earlier_revision_count, bytes(sizes.earlier_record_bytes));
+    writeln!(
+        out,
+        "revisions  {earlier} earlier ones, {earlier_bytes} as stored; kept are {}; {} changes in all",
+        retention.history, contents.last_sequence
+    )?;
     writeln!(out, "streams    {} ingest streams kept", contents.ingest_stream_count)?;
     writeln!(out, "text       {}, {} as stored", bytes(contents.text_bytes), bytes(sizes.record_bytes))?;
     let on_disk = bytes(sizes.engine_bytes + sizes.journal_bytes);

@@ -34,6 +34,7 @@ impl AdminService for Api {
             engine_bytes: stats.engine_bytes as i64,
             journal_bytes: stats.journal_bytes as i64,
             live_bytes: stats.live_bytes as i64,
+            earlier_record_bytes: stats.earlier_record_bytes as i64,
         };
         let durability = match identity.durability {
             Durability::Fsync => v1::Durability::Fsync,
@@ -51,6 +52,7 @@ impl AdminService for Api {
             sizes: Some(sizes),
             last_verification: stats.last_verification.map(convert::time_to_wire),
             limits: Some(self.limits_to_wire()),
+            retention: Some(v1::Retention { history: identity.history.to_string() }),
         }))
     }
 

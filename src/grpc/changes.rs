@@ -186,7 +186,7 @@ impl Watcher {
         let mut wire = convert::change_to_wire(change);
         if let Some(fields) = self.content.filter(|_| change.kind != ChangeKind::Deleted) {
             let revision = self.api.store.revision(&change.key, change.revision).await?;
-            wire.article = revision.map(|stored| convert::article_to_wire(stored, fields));
+            wire.article = revision.kept().map(|stored| convert::article_to_wire(stored, fields));
         }
         Ok(wire)
     }

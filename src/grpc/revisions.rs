@@ -6,7 +6,7 @@ use super::v1::{self, get_article_request::Target, get_article_request::Version}
 use super::{Api, convert};
 use crate::article::{ArticleKey, FieldViolation, Reason, StoredArticle, Timestamp};
 use crate::storage::token::{Place, TokenScope};
-use crate::storage::{Page, RevisionsRequest};
+use crate::storage::{FoundRevision, Page, RevisionsRequest};
 
 impl Api {
     pub(super) async fn get(&self, request: v1::GetArticleRequest) -> Result<v1::Article, ApiError> {
@@ -46,14 +46,21 @@ impl Api {
                 (self.store.revision_as_of(&key, time).await?, format!("as of {time}"))
             }
         };
-        if let Some(found) = found {
-            return Ok(found);
+        match found {
+            FoundRevision::Kept(found) => return Ok(*found),
+            FoundRevision::NotKept => return Err(ApiError::RevisionNotKept { key, version }),
+            FoundRevision::Missing => {}
         }
+        if self.is_there(&key).await? {
+            Err(ApiError::RevisionNotFound { key, version })
+        } else {
+            Err(ApiError::ArticleNotFound(key.to_string()))
+        }
+    }
+
+    async fn is_there(&self, key: &ArticleKey) -> Result<bool, ApiError> {
         let latest = RevisionsRequest { key: key.clone(), before: None, limit: 1, text_budget: 0 };
-        if self.store.revision_heads(&latest).await?.items.is_empty() {
-            return Err(ApiError::ArticleNotFound(key.to_string()));
-        }
-        Err(ApiError::RevisionNotFound { key, version })
+        Ok(!self.store.revision_heads(&latest).await?.items.is_empty())
     }
 
     pub(super) async fn revisions(&self, request: v1::ListArticleRevisionsRequest) -> Result<v1::ListArticleRevisionsResponse, ApiError> {
@@ -77,7 +84,8 @@ impl Api {
             let Page { items, next } = self.store.revisions(&wanted).await?;
             (items.into_iter().map(|stored| (stored.head.revision, convert::article_to_wire(stored, fields))).collect(), next)
         };
-        if found.is_empty() {
+        // What a page would go on with may have been dropped since the one before it.
+        if found.is_empty() && !(before.is_some() && self.is_there(&wanted.key).await?) {
             return Err(ApiError::ArticleNotFound(wanted.key.to_string()));
         }
         let (mut revisions, mut bytes, mut last) = (Vec::with_capacity(found.len()), 0, None);

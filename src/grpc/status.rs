@@ -32,6 +32,13 @@ pub enum ApiError {
         /// What was asked for.
         version: String,
     },
+    /// There was a revision, and it is not kept any more.
+    RevisionNotKept {
+        /// The article.
+        key: ArticleKey,
+        /// What was asked for.
+        version: String,
+    },
     /// There is an article, and the precondition says that there must not be.
     AlreadyExists(ArticleKey),
     /// The article has another etag than the precondition says.
@@ -133,6 +140,9 @@ impl ApiError {
             Self::ArticleNotFound(what) => (Code::NotFound, "ARTICLE_NOT_FOUND", format!("there is no article {what}")),
             Self::RevisionNotFound { key, version } => {
                 (Code::NotFound, "REVISION_NOT_FOUND", format!("there is an article {key}, but none {version}"))
+            }
+            Self::RevisionNotKept { key, version } => {
+                (Code::NotFound, "REVISION_NOT_KEPT", format!("there is an article {key}, but what it was {version} is not kept any more"))
             }
             Self::AlreadyExists(key) => (Code::AlreadyExists, "ARTICLE_ALREADY_EXISTS", format!("there is an article {key} already")),
             Self::EtagMismatch(key) => {

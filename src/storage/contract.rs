@@ -6,6 +6,7 @@
 
 mod concurrency;
 mod engine;
+mod history;
 mod kit;
 mod log;
 mod lookups;
@@ -110,6 +111,7 @@ pub async fn check_engine(store: Arc<dyn ArticleStore>) -> Result<(), Violation>
     check(&Engine(Arc::clone(&store))).await?;
     pages::check(&*store).await?;
     revisions::check(&store).await?;
+    history::check(&store).await?;
     log::check(&*store).await?;
     streams::check(&*store).await?;
     concurrency::check(Arc::clone(&store)).await?;
@@ -122,6 +124,17 @@ pub async fn check_engine(store: Arc<dyn ArticleStore>) -> Result<(), Violation>
 /// The first broken promise.
 pub async fn check_stream_expiry(store: &dyn ArticleStore) -> Result<(), Violation> {
     streams::check_expiry(store).await
+}
+
+/// Checks of an engine what depends on how much of the past it keeps. Nobody else may write to it meanwhile.
+///
+/// # Errors
+/// The first broken promise.
+pub async fn check_past(store: Arc<dyn ArticleStore>) -> Result<(), Violation> {
+    revisions::check(&store).await?;
+    history::check(&store).await?;
+    log::check(&*store).await?;
+    snapshots::check(store).await
 }
 
 /// Everything that a snapshot of an engine gives.

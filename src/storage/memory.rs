@@ -19,9 +19,9 @@ use self::snapshot::MemorySnapshot;
 use self::streams::KeptStream;
 use super::{
     ArticleStore, BatchOutcome, Change, ChangeKind, Contents, CountOfGroup, CountRequest, CountedGroup, CountedHost, Direction, Durability,
-    GroupBy, IngestStreamId, LookupResult, OpenedStream, Page, PendingCommit, Precondition, Rejection, RevisionsRequest, ScanRequest,
-    Snapshot, StoreError, StoreHealth, StoreId, StoreIdentity, StoreOptions, StoreStats, VerifyCursor, VerifyStep, Write, WriteBatch,
-    WriteOutcome, WriteRefusal, Written,
+    FoundRevision, GroupBy, History, IngestStreamId, LookupResult, OpenedStream, Page, PendingCommit, Precondition, Rejection,
+    RevisionsRequest, ScanRequest, Snapshot, StoreError, StoreHealth, StoreId, StoreIdentity, StoreOptions, StoreStats, VerifyCursor,
+    VerifyStep, Write, WriteBatch, WriteOutcome, WriteRefusal, Written,
 };
 use crate::article::{Article, ArticleDate, ArticleHead, ArticleKey, CanonicalUrl, StoredArticle, Timestamp};
 
@@ -43,6 +43,7 @@ pub struct MemoryStore {
 #[derive(Debug, Default)]
 struct State {
     closed: bool,
+    history: History,
     articles: BTreeMap<ArticleKey, Kept>,
     tombstones: BTreeMap<ArticleKey, Tombstone>,
     /// The change with the sequence `n` stands at `n - 1`.
@@ -68,22 +69,20 @@ struct Tombstone {
 }
 
 impl MemoryStore {
-    /// An empty store.
+    /// An empty store that keeps as much of the past as the options say; the others change nothing here.
     ///
     /// # Errors
     /// Where the operating system gives no random numbers for its id.
-    pub fn new() -> std::io::Result<Self> {
-        Self::with(StoreOptions::default())
-    }
-
-    /// An empty store that keeps ingest streams for as long as these options say.
-    ///
-    /// # Errors
-    /// As [`new`](Self::new).
-    pub fn with(options: StoreOptions) -> std::io::Result<Self> {
-        let identity =
-            StoreIdentity { engine: "memory", store_id: StoreId::random()?, format_version: FORMAT_VERSION, durability: Durability::Fsync };
-        Ok(Self { identity, state: Mutex::default(), snapshot: Mutex::default(), changed: watch::Sender::new(()), options })
+    pub fn new(options: StoreOptions) -> std::io::Result<Self> {
+        let (store_id, history) = (StoreId::random()?, options.history);
+        let identity = StoreIdentity { engine: "memory", store_id, format_version: FORMAT_VERSION, durability: Durability::Fsync, history };
+        Ok(Self {
+            identity,
+            state: Mutex::new(State { history, ..State::default() }),
+            snapshot: Mutex::default(),
+            changed: watch::Sender::new(()),
+            options,
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -154,6 +153,7 @@ impl State {
             let head = ArticleHead { key, revision, digest, sequence, create_time, update_time, text_bytes };
             let before = std::mem::replace(&mut kept.latest, StoredArticle { head: head.clone(), article });
             kept.earlier_revisions.push(before);
+            kept.drop_surplus(self.history);
             self.log(ChangeKind::Updated, &head, update_time);
             return Written::Updated(head);
         }
@@ -309,11 +309,11 @@ impl ArticleStore for MemoryStore {
         Ok(state.articles.keys().rev().filter(|key| key.url == *url).map(|key| key.date).take(limit).collect())
     }
 
-    async fn revision(&self, key: &ArticleKey, revision: u64) -> Result<Option<StoredArticle>, StoreError> {
+    async fn revision(&self, key: &ArticleKey, revision: u64) -> Result<FoundRevision, StoreError> {
         Ok(self.open()?.revision(key, revision))
     }
 
-    async fn revision_as_of(&self, key: &ArticleKey, instant: Timestamp) -> Result<Option<StoredArticle>, StoreError> {
+    async fn revision_as_of(&self, key: &ArticleKey, instant: Timestamp) -> Result<FoundRevision, StoreError> {
         Ok(self.open()?.revision_as_of(key, instant))
     }
 

@@ -10,6 +10,7 @@ mod error;
 pub mod memory;
 mod planted;
 pub mod record;
+mod retention;
 pub mod sled;
 mod snapshot;
 pub mod stream;
@@ -29,6 +30,7 @@ pub use batch::{
     WriteRefusal, Written,
 };
 pub use error::StoreError;
+pub use retention::{FoundRevision, History, InvalidHistory};
 pub use snapshot::{Snapshot, SnapshotInfo, SnapshotItem, StoreBuilder};
 pub use stream::{Bookmark, IngestPosition, ItemHash, OpenedStream, Rejection, RejectionCause, StreamAdvance, StreamState};
 pub use verification::{Finding, FindingKind, VerifyCursor, VerifyStep};
@@ -81,24 +83,26 @@ pub trait ArticleStore: Send + Sync + 'static {
     /// The dates under which articles with this URL are stored, latest first, at most `limit`.
     async fn article_dates(&self, url: &CanonicalUrl, limit: usize) -> Result<Vec<ArticleDate>, StoreError>;
 
-    /// The article under a key in this revision, or `None` where there is no such revision: it was never made, or the article is
-    /// deleted, or was deleted since and created again.
+    /// The article under a key in this revision.
     ///
-    /// Every revision is kept until the article is deleted, so those of an article that is there have consecutive numbers. One
-    /// that is missing among them is [`StoreError::Damaged`].
-    async fn revision(&self, key: &ArticleKey, revision: u64) -> Result<Option<StoredArticle>, StoreError>;
+    /// Of an article that is there, as many revisions are kept as [`History`] says, and their numbers are consecutive up to the
+    /// latest. One that is missing among them is [`StoreError::Damaged`]. One that is older than those since the article was
+    /// created is [`FoundRevision::NotKept`] where any were dropped since then: numbers go on after a deletion, so it cannot be told
+    /// whether this one was dropped or deleted.
+    async fn revision(&self, key: &ArticleKey, revision: u64) -> Result<FoundRevision, StoreError>;
 
     /// The article under a key as it was at an instant: of its revisions the one with the latest `update_time` that is not
-    /// after it. `None` where the article did not exist yet.
+    /// after it. [`FoundRevision::Missing`] where the article did not exist yet, and [`FoundRevision::NotKept`] where it did and
+    /// that revision is not kept: never a later one.
     ///
-    /// A deletion takes the past with it. While an article is deleted, this gives `None` for every instant, also for those
-    /// before the deletion. Created again, it exists from its new `create_time` on, and before that again `None`.
+    /// A deletion takes the past with it. While an article is deleted, nothing is found as of any instant, also of those
+    /// before the deletion. Created again, it exists from its new `create_time` on, and before that not.
     ///
-    /// For an instant that has passed, the answer changes only by a deletion. That holds by the clock of the store, whose
-    /// times never go back for one article.
-    async fn revision_as_of(&self, key: &ArticleKey, instant: Timestamp) -> Result<Option<StoredArticle>, StoreError>;
+    /// For an instant that has passed, the answer changes only by a deletion, and where the revision is dropped. That holds by
+    /// the clock of the store, whose times never go back for one article.
+    async fn revision_as_of(&self, key: &ArticleKey, instant: Timestamp) -> Result<FoundRevision, StoreError>;
 
-    /// A page of an article's revisions, newest first, the latest included. Empty where there is no such article, and where
+    /// A page of an article's revisions that are kept, newest first, the latest included. Empty where there is no such article, and where
     /// it has no revision before the one that the request names.
     async fn revisions(&self, request: &RevisionsRequest) -> Result<Page<StoredArticle, u64>, StoreError>;
 
@@ -176,11 +180,15 @@ pub struct StoreOptions {
     pub durability: Durability,
     /// How long an ingest stream is kept after it last advanced; for ever where it is `None`. Default 7 days.
     pub stream_expiry: Option<Duration>,
+    /// How many earlier revisions are kept. Where that is another than before, each article has it from its next update on; where
+    /// many are too many then, some go with each of its next updates.
+    pub history: History,
 }
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self { durability: Durability::default(), stream_expiry: Some(Duration::from_secs(7 * 24 * 3600)) }
+        let stream_expiry = Some(Duration::from_secs(7 * 24 * 3600));
+        Self { durability: Durability::default(), stream_expiry, history: History::default() }
     }
 }
 
@@ -237,6 +245,8 @@ pub struct StoreIdentity {
     pub format_version: u16,
     /// What the outcome of a write promises.
     pub durability: Durability,
+    /// How many earlier revisions are kept.
+    pub history: History,
 }
 
 /// Identifies a store: 128 random bits, written as 32 hexadecimal digits.
@@ -436,6 +446,8 @@ pub enum ChangeKind {
 pub struct StoreStats {
     /// What it holds.
     pub contents: Contents,
+    /// Bytes of the records of earlier revisions as stored, compressed.
+    pub earlier_record_bytes: u64,
     /// Days that hold at least one article.
     pub days: u64,
     /// The first and the last of them.

@@ -74,7 +74,19 @@ async fn replay(data: PathBuf, up_to: u64) -> (BTreeMap<ArticleKey, Told>, BTree
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_under_load_is_the_store_at_one_point_of_its_changes() {
-    let mut source = Daemon::start().await;
+    under_load(&[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn so_it_is_where_no_earlier_revision_is_kept() {
+    under_load(&["--history", "none"]).await;
+}
+
+async fn under_load(settings: &[&str]) {
+    let mut source = Daemon::start_with(|command| {
+        command.args(settings);
+    })
+    .await;
     store(&source, &articles(3000, 1500)).await;
     let unchanged = everything(&source).await;
 
@@ -88,6 +100,14 @@ async fn a_backup_under_load_is_the_store_at_one_point_of_its_changes() {
     let client = source.client.clone();
     let sequence = async || client.status().await.unwrap().contents.unwrap().last_sequence as u64;
     until("writing", async || sequence().await > 3300).await;
+    let updated = async |writer: u64| {
+        let target = Some(v1::get_article_request::Target::Url(format!("https://writer-{writer}.example/1")));
+        let found = client.get_article(v1::GetArticleRequest { target, ..Default::default() }).await;
+        found.is_ok_and(|found| found.revision > 1)
+    };
+    for writer in 0..WRITERS {
+        until("overwriting", async || updated(writer).await).await;
+    }
 
     let before = sequence().await;
     let folder = tempfile::tempdir().unwrap();
@@ -131,6 +151,7 @@ async fn a_backup_under_load_is_the_store_at_one_point_of_its_changes() {
     assert_ne!(status.store_id, store_id);
     let contents = status.contents.unwrap();
     assert_eq!((contents.last_sequence as u64, contents.article_count as usize), (last, expected.len()));
+    assert_eq!(contents.earlier_revision_count == 0, settings.contains(&"none"), "{contents:?}");
     let with_token = v1::ListArticlesRequest { page_token, ..request };
     assert_eq!(restored.client.list_articles(with_token).await.unwrap_err().reason, "TOKEN_MISMATCH");
 

@@ -73,6 +73,13 @@ impl Daemon {
         (self.process, self.address, self.client) = launch(&self.folder, ANY_PORT, |_| ()).await;
     }
 
+    /// Stops it as an operator would, and starts it again with other settings.
+    pub async fn restart_with(&mut self, configure: impl FnOnce(&mut Command)) {
+        self.terminate();
+        assert!(self.ended().success(), "the daemon must end with success");
+        (self.process, self.address, self.client) = launch(&self.folder, ANY_PORT, configure).await;
+    }
+
     /// Its log, where it was started with a piped standard error.
     pub fn log(&mut self) -> impl Iterator<Item = String> + use<> {
         BufReader::new(self.process.stderr.take().unwrap()).lines().map_while(Result::ok)

@@ -2,22 +2,43 @@
 
 use super::{Kept, State};
 use crate::article::{ArticleKey, StoredArticle, Timestamp};
-use crate::storage::{Page, RevisionsRequest};
+use crate::storage::{FoundRevision, History, Page, RevisionsRequest};
 
 impl Kept {
     /// Newest first.
     fn revisions(&self) -> impl Iterator<Item = &StoredArticle> {
         std::iter::once(&self.latest).chain(self.earlier_revisions.iter().rev())
     }
+
+    /// Lets go of the oldest where there are more than are to be kept.
+    pub fn drop_surplus(&mut self, history: History) {
+        if let History::Last(count) = history {
+            let surplus = self.earlier_revisions.len().saturating_sub(usize::try_from(count).unwrap_or(usize::MAX));
+            self.earlier_revisions.drain(..surplus);
+        }
+    }
+
+    /// Whether the first revision since the article was created was dropped.
+    fn lacks_first(&self) -> bool {
+        self.revisions().last().is_some_and(|oldest| oldest.head.update_time > oldest.head.create_time)
+    }
 }
 
 impl State {
-    pub fn revision(&self, key: &ArticleKey, revision: u64) -> Option<StoredArticle> {
-        self.articles.get(key)?.revisions().find(|stored| stored.head.revision == revision).cloned()
+    pub fn revision(&self, key: &ArticleKey, revision: u64) -> FoundRevision {
+        let Some(kept) = self.articles.get(key) else { return FoundRevision::Missing };
+        match kept.revisions().find(|stored| stored.head.revision == revision) {
+            None if revision > 0 && revision < kept.latest.head.revision && kept.lacks_first() => FoundRevision::NotKept,
+            found => found.cloned().into(),
+        }
     }
 
-    pub fn revision_as_of(&self, key: &ArticleKey, instant: Timestamp) -> Option<StoredArticle> {
-        self.articles.get(key)?.revisions().find(|stored| stored.head.update_time <= instant).cloned()
+    pub fn revision_as_of(&self, key: &ArticleKey, instant: Timestamp) -> FoundRevision {
+        let Some(kept) = self.articles.get(key) else { return FoundRevision::Missing };
+        match kept.revisions().find(|stored| stored.head.update_time <= instant) {
+            None if instant >= kept.latest.head.create_time => FoundRevision::NotKept,
+            found => found.cloned().into(),
+        }
     }
 
     /// Collects a page: `take` makes an item of a revision and tells whether the page has room for more after it.

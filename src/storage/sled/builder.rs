@@ -32,6 +32,8 @@ pub struct SledBuilder {
     trees: Trees,
     folder: Folder,
     state: State,
+    /// Articles whose first revision since they were created is there.
+    firsts: u64,
     mutations: Vec<Mutation>,
     payloads: Vec<Vec<u8>>,
     payload_bytes: usize,
@@ -88,6 +90,7 @@ impl SledBuilder {
             trees,
             folder,
             state: State::default(),
+            firsts: 0,
             mutations: Vec::new(),
             payloads: Vec::new(),
             payload_bytes: 0,
@@ -105,13 +108,15 @@ impl SledBuilder {
                 contents.text_bytes += stored.article.text_bytes() as u64;
                 self.manifests.entry(stored.head.key.date).or_default().add(&stored.head);
                 self.set(Tree::Urls, keys::url_index_key(&stored.head.key), Vec::new());
+                self.firsts += u64::from(is_first(&stored));
                 let key = keys::article_key(&stored.head.key);
                 self.state.contents.record_bytes += self.record(Tree::Articles, key, &stored);
             }
             SnapshotItem::EarlierRevision(stored) => {
                 contents.earlier_revisions += 1;
+                self.firsts += u64::from(is_first(&stored));
                 let key = keys::revision_key(&keys::article_key(&stored.head.key), stored.head.revision);
-                self.record(Tree::Revisions, key, &stored);
+                self.state.earlier_record_bytes += self.record(Tree::Revisions, key, &stored);
             }
             SnapshotItem::Tombstone { key, revision, sequence, delete_time } => {
                 let key = keys::article_key(&key);
@@ -184,6 +189,7 @@ impl SledBuilder {
             self.set(Tree::Days, key.into(), manifest.encode(&key));
         }
         self.state.contents.last_sequence = self.state.contents.last_sequence.max(contents.last_sequence);
+        self.state.revisions_dropped = self.firsts < self.state.contents.articles;
         self.flush()?;
         let told = |contents: &Contents| (contents.articles, contents.earlier_revisions, contents.last_sequence, contents.text_bytes);
         if told(&self.state.contents) != told(contents) {
@@ -235,6 +241,10 @@ pub fn compact(path: &Path, mut progress: impl FnMut(u64)) -> Result<(), StoreEr
     // What is removed with `making` now is the store as it was.
     drop(parts);
     Ok(())
+}
+
+fn is_first(stored: &StoredArticle) -> bool {
+    stored.head.update_time == stored.head.create_time
 }
 
 fn sync_parent(path: &Path) -> Result<(), StoreError> {

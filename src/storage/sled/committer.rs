@@ -136,7 +136,7 @@ impl Committer {
     /// Where the store can write no more. Whoever waits for an answer stands in `replies` then.
     fn commit(&mut self, commands: Vec<Command>) -> Result<(), StoreError> {
         let trees = Arc::clone(&self.trees);
-        let mut group = Group::new(&trees, self.state, &self.journal);
+        let mut group = Group::new(&trees, self.state, &self.journal, self.options.history);
         let mut idle = false;
         for command in commands {
             match command {

@@ -240,13 +240,23 @@ pub struct State {
     pub group: u64,
     /// The running totals.
     pub contents: Contents,
+    /// Bytes of the records of the earlier revisions that are kept, as stored; 0 in a state that was written before they were
+    /// counted.
+    pub earlier_record_bytes: u64,
+    /// Whether an earlier revision ever went while its article stayed: then the oldest that is there need not be the first.
+    pub revisions_dropped: bool,
 }
 
 impl State {
     pub fn encode(&self) -> Vec<u8> {
         let Contents { articles, earlier_revisions, last_sequence, text_bytes, record_bytes } = self.contents;
         let numbers = [self.group, articles, earlier_revisions, last_sequence, text_bytes, record_bytes];
-        seal(Tree::State, keys::STATE_KEY, &numbers.map(u64::to_be_bytes).concat())
+        let mut content = numbers.map(u64::to_be_bytes).concat();
+        if (self.earlier_record_bytes, self.revisions_dropped) != (0, false) {
+            content.extend_from_slice(&self.earlier_record_bytes.to_be_bytes());
+            content.push(self.revisions_dropped.into());
+        }
+        seal(Tree::State, keys::STATE_KEY, &content)
     }
 
     pub fn decode(value: &[u8]) -> Result<Self, StoreError> {
@@ -259,7 +269,12 @@ impl State {
             text_bytes: fields.u64()?,
             record_bytes: fields.u64()?,
         };
-        Ok(Self { group, contents })
+        let mut state = Self { group, contents, ..Self::default() };
+        // What has nothing to tell of the past, or was written before it could, ends here.
+        if !fields.rest.is_empty() {
+            (state.earlier_record_bytes, state.revisions_dropped) = (fields.u64()?, fields.u8()? != 0);
+        }
+        Ok(state)
     }
 }
 
@@ -307,14 +322,18 @@ mod tests {
         for position in [&position, &whole_position] {
             assert_eq!(decode_position(b"stream", &encode_position(b"stream", position)).unwrap(), *position);
         }
+        let state = State { group: 6, contents, ..State::default() };
+        let past = State { earlier_record_bytes: 7, revisions_dropped: true, ..state };
         let written = [
             ("change", encode_change(&change())),
             ("manifest", Manifest { count: 1, checksum: 2 }.encode(&keys::day_key(change().key.date))),
             ("tombstone", Tombstone { revision: 7, sequence: 42, delete_time: time }.encode(&keys::article_key(&change().key))),
             ("position", encode_position(b"stream", &position)),
-            ("state", State { group: 6, contents }.encode()),
+            ("state", state.encode()),
+            ("state-of-a-past", past.encode()),
             ("whole_position", encode_position(b"stream", &whole_position)),
         ];
+        assert_eq!([State::decode(&written[4].1).unwrap(), State::decode(&written[5].1).unwrap()], [state, past]);
         let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         let text: String = written.iter().map(|(name, value)| format!("{name} {}\n", hex(value))).collect();
         assert_eq!(text, golden, "format 1 is fixed: a change needs a new format and code that still reads this one");

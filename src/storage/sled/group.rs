@@ -2,6 +2,8 @@
 //!
 //! Nothing here writes. Each write sees what those before it in the same group decided, though none of it is stored yet.
 
+mod past;
+
 use std::collections::{HashMap, HashSet};
 
 use super::entry::{self, Manifest, SegmentUsage, State, Tombstone};
@@ -10,13 +12,13 @@ use super::keys::{self, STATE_KEY, Tree};
 use super::segment_list;
 use super::stored::StoredRecord;
 use super::streams::StreamEntries;
-use super::trees::{Trees, sled_error};
+use super::trees::Trees;
 use crate::article::{ArticleDate, ArticleHead, ArticleKey, Digest, Timestamp};
 use crate::storage::planted::{Fault, planted};
 use crate::storage::record::{EncodedContent, HEADER_BYTES, Stamp};
 use crate::storage::stream::forgotten_before;
 use crate::storage::{
-    Change, ChangeKind, IngestPosition, IngestStreamId, ItemHash, Precondition, StoreError, StoreOptions, StreamAdvance, Write,
+    Change, ChangeKind, History, IngestPosition, IngestStreamId, ItemHash, Precondition, StoreError, StoreOptions, StreamAdvance, Write,
     WriteOutcome, WriteRefusal, Written,
 };
 
@@ -104,6 +106,7 @@ pub struct Decided {
 pub struct Group<'a> {
     trees: &'a Trees,
     state: State,
+    history: History,
     now: Timestamp,
     mutations: Vec<Mutation>,
     standing: Vec<Mutation>,
@@ -117,6 +120,8 @@ pub struct Group<'a> {
     additions: HashMap<Vec<u8>, Vec<(Vec<u8>, Payload)>>,
     /// Articles whose stored earlier revisions this group has removed already, though sled still has them.
     purged: HashSet<Vec<u8>>,
+    /// Of articles some of whose stored earlier revisions this group has removed: the key from which on they stay.
+    dropped: HashMap<Vec<u8>, Vec<u8>>,
     manifests: HashMap<ArticleDate, Manifest>,
     usages: HashMap<u64, SegmentUsage>,
     /// Segments that are given up with this group.
@@ -125,14 +130,15 @@ pub struct Group<'a> {
 }
 
 impl<'a> Group<'a> {
-    /// A group on top of this state, which is to be the next one of a journal.
-    pub fn new(trees: &'a Trees, state: State, journal: &Journal) -> Self {
-        let (entries, additions, purged, manifests, usages, given_up) = Default::default();
+    /// A group on top of this state, which is to be the next one of a journal, and which keeps so much of the past.
+    pub fn new(trees: &'a Trees, state: State, journal: &Journal, history: History) -> Self {
+        let (entries, additions, purged, dropped, manifests, usages, given_up) = Default::default();
         let (mutations, standing, payloads, now) = (Vec::new(), Vec::new(), Vec::new(), Timestamp::now());
         let (place, next_payload) = (segment_list::Place::next(journal, state.group), journal.next_payload());
         Self {
             trees,
             state,
+            history,
             now,
             mutations,
             standing,
@@ -143,6 +149,7 @@ impl<'a> Group<'a> {
             entries,
             additions,
             purged,
+            dropped,
             manifests,
             usages,
             given_up,
@@ -281,6 +288,7 @@ impl<'a> Group<'a> {
         let kind = if matches!(entry, Entry::Live { .. }) { ChangeKind::Updated } else { ChangeKind::Created };
         self.supersede(&key_bytes, &entry)?;
         let (record, payload) = self.store_record(&key_bytes, &head, content, &stamp)?;
+        self.drop_surplus(&head.key, &key_bytes, revision)?;
         if kind == ChangeKind::Created {
             if !planted(Fault::IndexEntryLeftOut) {
                 self.set(Tree::Urls, keys::url_index_key(&head.key), Vec::new());
@@ -337,16 +345,15 @@ impl<'a> Group<'a> {
         Ok(Ok(Written::Deleted(head)))
     }
 
-    /// Takes away what a new record replaces: keeps the live one as an earlier revision, or drops the tombstone.
+    /// Takes away what a new record replaces: the live one becomes an earlier revision or goes, the tombstone goes.
     fn supersede(&mut self, key_bytes: &[u8], entry: &Entry) -> Result<(), StoreError> {
         match entry {
             Entry::Live { head, record, payload } => {
-                let revision_key = keys::revision_key(key_bytes, head.revision);
-                self.additions.entry(key_bytes.to_vec()).or_default().push((revision_key.clone(), *payload));
-                self.set(Tree::Revisions, revision_key, record.to_vec());
+                if let Some(revision_key) = self.keep_earlier(key_bytes, head.revision, *payload)? {
+                    self.set(Tree::Revisions, revision_key, record.to_vec());
+                }
                 self.manifest(head.key.date)?.remove(head);
                 let contents = &mut self.state.contents;
-                contents.earlier_revisions += 1;
                 contents.text_bytes = contents.text_bytes.saturating_sub(head.text_bytes);
                 contents.record_bytes = contents.record_bytes.saturating_sub(payload.record_bytes());
             }
@@ -389,27 +396,6 @@ impl<'a> Group<'a> {
         let usage = self.usage(payload.location.segment)?;
         debug_assert!(usage.live_bytes >= payload.bytes, "a payload of segment {} was released twice", payload.location.segment);
         usage.live_bytes = usage.live_bytes.saturating_sub(payload.bytes);
-        Ok(())
-    }
-
-    /// Removes the earlier revisions of an article, those stored and those that this group adds.
-    fn purge_revisions(&mut self, key: &ArticleKey, key_bytes: &[u8]) -> Result<(), StoreError> {
-        let mut purged: Vec<_> =
-            self.additions.remove(key_bytes).unwrap_or_default().into_iter().map(|(key, payload)| (key, Some(payload))).collect();
-        if self.purged.insert(key_bytes.to_vec()) {
-            for entry in self.trees.tree(Tree::Revisions).scan_prefix(keys::revisions_prefix(key_bytes)) {
-                let (revision_key, value) = entry.map_err(sled_error)?;
-                // The payload of a damaged record stays in use by nobody until its segment is rewritten.
-                let payload = StoredRecord::decode(key, &value).ok().map(|record| Payload::of(&record));
-                purged.push((revision_key.to_vec(), payload));
-            }
-        }
-        let revisions = purged.len() as u64;
-        self.state.contents.earlier_revisions = self.state.contents.earlier_revisions.saturating_sub(revisions);
-        for (revision_key, payload) in purged {
-            payload.map_or(Ok(()), |payload| self.release(payload))?;
-            self.clear(Tree::Revisions, revision_key);
-        }
         Ok(())
     }
 

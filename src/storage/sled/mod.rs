@@ -45,6 +45,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::checkpoint::{Checkpointer, checkpoint};
 use self::committer::{Command, Committer, PreparedBatch};
+use self::entry::State;
 use self::expiry::Expiry;
 use self::folder::{Folder, folder_bytes};
 use self::group::PreparedWrite;
@@ -56,9 +57,9 @@ use self::snapshot::SledSnapshot;
 use self::supervision::{PanicWatch, watch_panics};
 use self::trees::Trees;
 use super::{
-    ArticleStore, Change, CountOfGroup, CountRequest, Durability, IngestStreamId, LookupResult, OpenedStream, Page, PendingCommit,
-    Rejection, RevisionsRequest, ScanRequest, Snapshot, StoreError, StoreHealth, StoreIdentity, StoreOptions, StoreStats, VerifyCursor,
-    VerifyStep, Write, WriteBatch,
+    ArticleStore, Change, CountOfGroup, CountRequest, Durability, FoundRevision, IngestStreamId, LookupResult, OpenedStream, Page,
+    PendingCommit, Rejection, RevisionsRequest, ScanRequest, Snapshot, StoreError, StoreHealth, StoreIdentity, StoreOptions, StoreStats,
+    VerifyCursor, VerifyStep, Write, WriteBatch,
 };
 use crate::article::{ArticleDate, ArticleHead, ArticleKey, CanonicalUrl, StoredArticle, Timestamp};
 
@@ -101,6 +102,7 @@ impl SledStore {
     /// [`StoreError::Damaged`] where something that was acknowledged is missing.
     pub fn open(path: &Path, options: StoreOptions) -> Result<Self, StoreError> {
         let Parts { folder, trees, journal, synced, state } = Parts::open_supervised(path)?;
+        let state = revisions::with_earlier_bytes(&trees, state)?;
         let shared = Arc::new(Shared::new(state));
         let panics = watch_panics({
             let shared = Arc::downgrade(&shared);
@@ -154,6 +156,7 @@ impl SledStore {
             store_id: folder.store_id(),
             format_version: folder::FORMAT_VERSION,
             durability: options.durability,
+            history: options.history,
         };
         let pool = Pool::new(Arc::clone(&shared));
         let threads = Mutex::new(Some(threads));
@@ -255,12 +258,12 @@ impl ArticleStore for SledStore {
         self.read(move |trees, _| trees.article_dates(&url, limit)).await
     }
 
-    async fn revision(&self, key: &ArticleKey, revision: u64) -> Result<Option<StoredArticle>, StoreError> {
+    async fn revision(&self, key: &ArticleKey, revision: u64) -> Result<FoundRevision, StoreError> {
         let key = key.clone();
         self.read(move |trees, _| trees.revision(&key, revision)).await
     }
 
-    async fn revision_as_of(&self, key: &ArticleKey, instant: Timestamp) -> Result<Option<StoredArticle>, StoreError> {
+    async fn revision_as_of(&self, key: &ArticleKey, instant: Timestamp) -> Result<FoundRevision, StoreError> {
         let key = key.clone();
         self.read(move |trees, _| trees.revision_as_of(&key, instant)).await
     }
@@ -360,14 +363,24 @@ impl ArticleStore for SledStore {
 
     async fn stats(&self) -> Result<StoreStats, StoreError> {
         self.caught_up().await;
-        let contents = self.shared.contents();
+        let State { contents, earlier_record_bytes, .. } = self.shared.state();
         let folder = Arc::clone(&self.folder);
         self.read(move |trees, _| {
             let (days, date_span) = trees.days()?;
             let (engine_bytes, journal_bytes) = (trees.bytes_on_disk(), folder_bytes(&folder.journal_path()));
             let (live_bytes, last_verification) = (trees.live_bytes()?, folder.verified()?);
             let streams = streams::count(trees)?;
-            Ok(StoreStats { contents, days, date_span, engine_bytes, journal_bytes, live_bytes, last_verification, streams })
+            Ok(StoreStats {
+                contents,
+                earlier_record_bytes,
+                days,
+                date_span,
+                engine_bytes,
+                journal_bytes,
+                live_bytes,
+                last_verification,
+                streams,
+            })
         })
         .await
     }

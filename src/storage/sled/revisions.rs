@@ -1,16 +1,31 @@
 //! Reading revisions: the latest stands in the tree of articles, the earlier ones in a tree of their own.
 //!
 //! A reader looks at one after the other while groups are applied: a revision moves from one tree to the other, and a deletion
-//! takes them away one by one. So where one is missing that should be there, the article's record decides: if it is another by
-//! now, the reader begins again; if it is the same, the revision is lost.
+//! takes them away one by one, and an update those that are too many. So where one is missing that should be there, the article's
+//! record decides: if it is another by now, the reader begins again; if it is the same, the revision was dropped or is lost.
 
-use super::keys::{self, Tree};
+use super::entry::State;
+use super::keys::{self, STATE_KEY, Tree};
 use super::pool::Cancelled;
 use super::reader::TRIES;
 use super::stored::StoredRecord;
 use super::trees::{Trees, sled_error};
 use crate::article::{ArticleHead, ArticleKey, StoredArticle, Timestamp};
-use crate::storage::{Page, RevisionsRequest, StoreError};
+use crate::storage::record::HEADER_BYTES;
+use crate::storage::{FoundRevision, Page, RevisionsRequest, StoreError};
+
+/// A state with the bytes of the earlier revisions, which those written before these were counted lack.
+pub fn with_earlier_bytes(trees: &Trees, mut state: State) -> Result<State, StoreError> {
+    if state.contents.earlier_revisions > 0 && state.earlier_record_bytes == 0 {
+        for entry in trees.tree(Tree::Revisions).iter() {
+            let (key, value) = entry.map_err(sled_error)?;
+            // What is damaged is for verification to find.
+            let record = keys::parse_revision_key(&key).and_then(|key| StoredRecord::decode(&key, &value));
+            state.earlier_record_bytes += record.map_or(0, |record| (HEADER_BYTES + record.header.payload_bytes()) as u64);
+        }
+    }
+    Ok(state)
+}
 
 /// An article as it stands at one moment.
 struct Standing<'a> {
@@ -22,7 +37,10 @@ struct Standing<'a> {
 
 /// A revision was not where it should be.
 enum Missing {
+    /// It was there, or should be since it is younger than the oldest.
     Revision(u64),
+    /// It is older than the oldest, and nothing was ever dropped.
+    First(u64),
     Failed(StoreError),
 }
 
@@ -34,24 +52,31 @@ impl From<StoreError> for Missing {
 
 impl Trees {
     /// The article under a key in a revision.
-    pub fn revision(&self, key: &ArticleKey, revision: u64) -> Result<Option<StoredArticle>, StoreError> {
+    pub fn revision(&self, key: &ArticleKey, revision: u64) -> Result<FoundRevision, StoreError> {
         let found = self.standing(key, |standing| {
-            if revision > standing.latest.revision || revision < self.oldest_revision(standing)? {
-                return Ok(None);
+            let oldest = self.oldest_revision(standing)?;
+            if revision > standing.latest.revision || revision == 0 {
+                Ok(FoundRevision::Missing)
+            } else if revision < oldest {
+                self.before_oldest(standing, oldest)
+            } else {
+                self.kept_revision(standing, revision).map(Some).map(FoundRevision::from)
             }
-            self.kept_revision(standing, revision).map(Some)
         });
-        found.map(Option::flatten)
+        Ok(found?.unwrap_or(FoundRevision::Missing))
     }
 
     /// The article under a key as it was at an instant.
-    pub fn revision_as_of(&self, key: &ArticleKey, instant: Timestamp) -> Result<Option<StoredArticle>, StoreError> {
+    pub fn revision_as_of(&self, key: &ArticleKey, instant: Timestamp) -> Result<FoundRevision, StoreError> {
         let found = self.standing(key, |standing| {
             if instant < standing.latest.create_time {
-                return Ok(None);
+                return Ok(FoundRevision::Missing);
             }
             // The times of revisions grow with their numbers: what is looked for lies from `from` to before `to`.
             let (mut from, mut to) = (self.oldest_revision(standing)?, standing.latest.revision + 1);
+            if self.kept_head(standing, from)?.update_time > instant {
+                return self.before_oldest(standing, from);
+            }
             while to - from > 1 {
                 let middle = from + (to - from) / 2;
                 if self.kept_head(standing, middle)?.update_time <= instant {
@@ -60,11 +85,9 @@ impl Trees {
                     to = middle;
                 }
             }
-            let found = self.kept_revision(standing, from)?;
-            // The first revision is as old as the article: where the oldest is younger, it is not the first.
-            if found.head.update_time > instant { Err(Missing::Revision(from.saturating_sub(1))) } else { Ok(Some(found)) }
+            self.kept_revision(standing, from).map(Some).map(FoundRevision::from)
         });
-        found.map(Option::flatten)
+        Ok(found?.unwrap_or(FoundRevision::Missing))
     }
 
     /// A page of an article's revisions.
@@ -122,8 +145,14 @@ impl Trees {
                 Ok(found) => return Ok(Some(found)),
                 Err(Missing::Failed(error)) => return Err(error),
                 Err(Missing::Revision(revision)) => {
-                    if self.get(Tree::Articles, &key_bytes)?.as_ref() == Some(&standing.record) {
-                        return Err(StoreError::damaged(format!("revision {revision} of article {key}"), "it is missing"));
+                    // What is not among the kept ones any more was dropped meanwhile.
+                    if self.stands(&standing, |trees| Ok(trees.oldest_revision(&standing)? <= revision))? {
+                        return Err(lost(key, revision));
+                    }
+                }
+                Err(Missing::First(revision)) => {
+                    if self.stands(&standing, |_| Ok(true))? {
+                        return Err(lost(key, revision));
                     }
                 }
             }
@@ -131,11 +160,34 @@ impl Trees {
         Err(StoreError::damaged(format!("article {key}"), "it changed all the time while it was read"))
     }
 
+    /// Whether an article is as it was, and this holds of it: between groups, since the trees disagree while one is applied.
+    fn stands(&self, standing: &Standing<'_>, holds: impl FnOnce(&Self) -> Result<bool, StoreError>) -> Result<bool, StoreError> {
+        self.between_groups(|trees| {
+            let same = trees.get(Tree::Articles, standing.key_bytes)?.as_ref() == Some(&standing.record);
+            Ok(same && holds(trees)?)
+        })
+    }
+
     /// The number of the oldest revision that is kept.
     fn oldest_revision(&self, standing: &Standing<'_>) -> Result<u64, StoreError> {
         let earlier = self.tree(Tree::Revisions).scan_prefix(keys::revisions_prefix(standing.key_bytes)).keys().next();
         let oldest = earlier.transpose().map_err(sled_error)?.map(|key| keys::parse_revision_number(&key)).transpose()?;
         Ok(oldest.map_or(standing.latest.revision, |oldest| oldest.min(standing.latest.revision)))
+    }
+
+    /// What there is before the oldest revision: nothing where that is the first since the article was created; else what was
+    /// dropped, or damage where nothing ever was.
+    fn before_oldest(&self, standing: &Standing<'_>, oldest: u64) -> Result<FoundRevision, Missing> {
+        let head = self.kept_head(standing, oldest)?;
+        if head.update_time == head.create_time {
+            return Ok(FoundRevision::Missing);
+        }
+        // Between groups, since the state comes last in each.
+        let state = self.between_groups(|trees| trees.get(Tree::State, STATE_KEY))?;
+        match state.map(|value| State::decode(&value)).transpose()? {
+            Some(State { revisions_dropped: true, .. }) => Ok(FoundRevision::NotKept),
+            _ => Err(Missing::First(oldest.saturating_sub(1))),
+        }
     }
 
     /// A revision that should be there.
@@ -168,6 +220,10 @@ impl Trees {
     }
 }
 
+fn lost(key: &ArticleKey, revision: u64) -> StoreError {
+    StoreError::damaged(format!("revision {revision} of article {key}"), "it is missing")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,7 +246,7 @@ mod tests {
         let key = &heads[0].key;
         let (time, place) = (|at: usize| heads[at].update_time, |revision| keys::revision_key(&keys::article_key(key), revision));
         let earlier = store.trees.tree(Tree::Revisions);
-        let damaged = |found: Result<Option<StoredArticle>, StoreError>| matches!(found, Err(StoreError::Damaged { .. }));
+        let damaged = |found: Result<FoundRevision, StoreError>| matches!(found, Err(StoreError::Damaged { .. }));
 
         let third = earlier.remove(place(3)).unwrap().unwrap();
         assert!(damaged(store.revision(key, 3).await) && damaged(store.revision_as_of(key, time(2)).await));
@@ -202,12 +258,12 @@ mod tests {
         earlier.insert(place(3), second).unwrap();
         assert!(damaged(store.revision(key, 3).await) && damaged(store.revision_as_of(key, time(2)).await));
         earlier.insert(place(3), third).unwrap();
-        assert_eq!(store.revision(key, 3).await.unwrap().unwrap().head, heads[2]);
-        assert_eq!(store.revision_as_of(key, time(2)).await.unwrap().unwrap().head, heads[2]);
+        assert_eq!(store.revision(key, 3).await.unwrap().kept().unwrap().head, heads[2]);
+        assert_eq!(store.revision_as_of(key, time(2)).await.unwrap().kept().unwrap().head, heads[2]);
 
         let first = earlier.remove(place(1)).unwrap().unwrap();
         assert!(damaged(store.revision_as_of(key, time(0)).await));
-        assert_eq!(store.revision_as_of(key, time(1)).await.unwrap().unwrap().head, heads[1]);
+        assert_eq!(store.revision_as_of(key, time(1)).await.unwrap().kept().unwrap().head, heads[1]);
         earlier.insert(place(1), [&first[..first.len() / 2], &[1], &first[first.len() / 2 + 1..]].concat()).unwrap();
         assert!(damaged(store.revision(key, 1).await));
         store.close().await.unwrap();

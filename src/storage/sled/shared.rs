@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::watch;
 
 use super::entry::State;
-use crate::storage::{Contents, StoreHealth};
+use crate::storage::StoreHealth;
 
 /// Shared between the committer, the checkpoints and the readers.
 #[derive(Debug)]
@@ -86,9 +86,9 @@ impl Shared {
         }
     }
 
-    /// The totals after the latest group.
-    pub fn contents(&self) -> Contents {
-        self.lock().contents
+    /// The state after the latest group.
+    pub fn state(&self) -> State {
+        *self.lock()
     }
 
     /// The number of the latest group.

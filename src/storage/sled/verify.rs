@@ -239,22 +239,25 @@ pub fn totals(trees: &Trees) -> Result<Vec<Finding>, StoreError> {
     }
     let last = trees.tree(Tree::Changes).last().map_err(sled_error)?;
     let last = last.and_then(|(key, _)| key[..].try_into().ok()).map_or(0, u64::from_be_bytes);
-    let wrong = |what: &str, said: u64, found: u64| {
-        let detail = format!("there should be {said} {what}, and there are {found}");
-        (said != found).then_some(Finding { kind: FindingKind::TotalsWrong, key: None, detail })
-    };
-    let findings = [wrong("articles", contents.articles, articles), wrong("changes", contents.last_sequence, last)];
+    let findings = [wrong_total("articles", contents.articles, articles), wrong_total("changes", contents.last_sequence, last)];
     Ok(findings.into_iter().flatten().collect())
 }
 
-/// What is noted of the use of segments against what the records say: a segment that counts as unused is removed. Nothing can be
-/// said where something is written meanwhile.
+fn wrong_total(what: &str, said: u64, found: u64) -> Option<Finding> {
+    let detail = format!("there should be {said} {what}, and there are {found}");
+    (said != found).then_some(Finding { kind: FindingKind::TotalsWrong, key: None, detail })
+}
+
+/// What is noted of the use of segments, and of how many earlier revisions there are, against what the records say: a segment that
+/// counts as unused is removed. Nothing can be said where something is written meanwhile.
 fn usage(trees: &Trees) -> Result<Vec<Finding>, StoreError> {
-    let before = state(trees)?.group;
+    let before = state(trees)?;
+    let mut earlier_revisions = 0;
     let mut found: HashMap<u64, u64> = HashMap::new();
     for tree in [Tree::Articles, Tree::Revisions] {
         for entry in trees.tree(tree).iter() {
             let (key, value) = entry.map_err(sled_error)?;
+            earlier_revisions += u64::from(tree == Tree::Revisions);
             let article = if tree == Tree::Articles { keys::parse_article_key(&key) } else { keys::parse_revision_key(&key) };
             // What cannot be read is a finding of its own.
             if let Ok(StoredRecord { header, location }) = article.and_then(|article| StoredRecord::decode(&article, &value)) {
@@ -262,7 +265,7 @@ fn usage(trees: &Trees) -> Result<Vec<Finding>, StoreError> {
             }
         }
     }
-    let mut findings = Vec::new();
+    let mut findings: Vec<_> = wrong_total("earlier revisions", before.contents.earlier_revisions, earlier_revisions).into_iter().collect();
     for entry in trees.tree(Tree::Segments).iter() {
         let (key, value) = entry.map_err(sled_error)?;
         let noted = SegmentUsage::decode(&key, &value).map(|usage| usage.live_bytes);
@@ -276,7 +279,7 @@ fn usage(trees: &Trees) -> Result<Vec<Finding>, StoreError> {
         let detail = format!("of segment {segment} {bytes} bytes are in use, and nothing is noted");
         Finding { kind: FindingKind::SegmentUsageWrong, key: None, detail }
     }));
-    if state(trees)?.group == before { Ok(findings) } else { Ok(Vec::new()) }
+    if state(trees)?.group == before.group { Ok(findings) } else { Ok(Vec::new()) }
 }
 
 /// Reads the frames of the next segment that is complete.
