@@ -42,12 +42,12 @@ pub async fn check(runner: &mut Runner) -> Fallible<bool> {
         let Some(recorded) = bounds.cpu.get(&phase.to_string()) else { continue };
         let limit = recorded * REGRESSION;
         let mut best = f64::INFINITY;
-        for _ in 0..ATTEMPTS {
+        for attempt in 1..=ATTEMPTS {
             best = best.min(ratio(runner, phase).await?);
             if best <= limit {
                 break;
             }
-            eprintln!("{phase}: {best:.2}x is more than {limit:.2}x: measured again");
+            eprintln!("{phase}, attempt {attempt} of {ATTEMPTS}: {best:.2}x is more than {limit:.2}x");
         }
         holds &= best <= limit;
         let verdict = if best <= limit { "holds" } else { "EXCEEDED" };

@@ -6,7 +6,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::Fallible;
-use crate::server::{Server, Subject, own_cpu};
+use crate::server::{Server, Subject, machine_cpu, own_cpu};
 
 /// Latencies in microseconds, from 1 to 5 minutes, with three digits.
 pub type Latencies = Histogram<u64>;
@@ -52,6 +52,9 @@ pub struct Figures {
     pub deferred_cpu_us: f64,
     /// The load generator's CPU time for an operation.
     pub generator_cpu_us: f64,
+    /// How much of the machine's CPU time others took meanwhile, in percent: neither the server nor the load. Where that is much, rates and
+    /// latencies mean little.
+    pub others_percent: f64,
     /// The most memory that the server had resident while the phase lasted, in MiB.
     pub peak_memory_mib: f64,
     /// What only this phase has.
@@ -77,21 +80,17 @@ pub struct Meter {
     began: Instant,
     server_cpu: Duration,
     own_cpu: Duration,
+    machine_cpu: (Duration, Duration),
 }
 
 impl Meter {
-    /// When it began.
-    pub fn began(&self) -> Instant {
-        self.began
-    }
-
     /// Begins.
     ///
     /// # Errors
     /// Where the server is gone.
     pub fn start(server: &Server) -> Fallible<Self> {
         server.reset_peak_memory()?;
-        Ok(Self { server_cpu: server.cpu()?, own_cpu: own_cpu()?, began: Instant::now() })
+        Ok(Self { server_cpu: server.cpu()?, own_cpu: own_cpu()?, machine_cpu: machine_cpu()?, began: Instant::now() })
     }
 
     /// Ends when the load is done. With `settle`, what the server does in the background afterwards is waited for and counted.
@@ -101,6 +100,9 @@ impl Meter {
     pub async fn stop(self, phase: &str, server: &Server, done: Done, settle: bool) -> Fallible<Figures> {
         let cpu = server.cpu()? - self.server_cpu;
         let generator = own_cpu()? - self.own_cpu;
+        let (busy, all) = machine_cpu()?;
+        let (busy, all) = (busy.saturating_sub(self.machine_cpu.0), all.saturating_sub(self.machine_cpu.1));
+        let others = busy.saturating_sub(cpu + generator).as_secs_f64() / all.as_secs_f64().max(0.001);
         let peak = server.peak_memory()?;
         let deferred = if settle { server.settle().await? } else { Duration::ZERO };
         let operations = done.operations.max(1) as f64;
@@ -119,6 +121,7 @@ impl Meter {
             cpu_us: per_operation(cpu),
             deferred_cpu_us: per_operation(deferred),
             generator_cpu_us: per_operation(generator),
+            others_percent: others * 100.0,
             peak_memory_mib: peak as f64 / f64::from(1 << 20),
             more: Default::default(),
         })

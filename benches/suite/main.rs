@@ -20,8 +20,11 @@ mod wire;
 use std::error::Error;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Parser as _;
+use dateline::shutdown;
+use tokio::time::timeout;
 
 use corpus::Corpus;
 use machine::Machine;
@@ -37,6 +40,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// What was asked for, or why it cannot be had.
 pub type Fallible<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
+/// A phase that takes longer than this, and this for every article, hangs.
+const PATIENCE: Duration = Duration::from_secs(300);
+const SLOWEST_ARTICLE: Duration = Duration::from_millis(4);
+
 fn main() -> ExitCode {
     let options = Options::parse();
     let run = || -> Fallible<bool> {
@@ -45,7 +52,14 @@ fn main() -> ExitCode {
             return runtime.block_on(ceiling::serve()).map(|()| true);
         }
         // The load has a single thread: it wakes no others, and leaves the other cores to the server.
-        tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(run(&options))
+        tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+            let stop = shutdown::on_signals()?;
+            tokio::select! {
+                holds = run(&options) => holds,
+                // What was begun is dropped: servers end, and their data goes.
+                () = stop.cancelled() => Err("told to stop".into()),
+            }
+        })
     };
     match run() {
         Ok(true) => ExitCode::SUCCESS,
@@ -81,10 +95,13 @@ async fn run(options: &Options) -> Fallible<bool> {
     if options.check {
         return bounds::check(&mut runner).await;
     }
+    let patience = PATIENCE + SLOWEST_ARTICLE * count as u32;
     // In the order of all phases: those that write change what others expect to find.
     for phase in Phase::ALL.into_iter().filter(|phase| options.phases.is_empty() || options.phases.contains(phase)) {
         for subject in [Subject::Ceiling, Subject::Dateline] {
-            let figures = runner.run(phase, subject).await.map_err(|error| format!("{phase}, {subject:?}: {error}"))?;
+            let figures =
+                timeout(patience, runner.run(phase, subject)).await.map_err(|_| format!("{phase}, {subject:?}: takes too long"))?;
+            let figures = figures.map_err(|error| format!("{phase}, {subject:?}: {error}"))?;
             if let Some(figures) = figures {
                 eprintln!("{phase}, {subject:?}: {:.0}/s, {:.1} µs", figures.per_second, figures.all_cpu_us());
                 report.figures.push(figures);

@@ -92,6 +92,7 @@ impl Report {
             "ceiling",
             "ratio",
             "load's µs",
+            "others %",
             "MiB",
             "besides",
         ];
@@ -119,6 +120,7 @@ impl Report {
                 number(ceiling.map(|ceiling| ceiling.cpu_us), 1),
                 pair.cpu_ratio().map(|ratio| format!("{ratio:.2}x")).unwrap_or_default(),
                 number(Some(dateline.generator_cpu_us), 1),
+                number(Some(dateline.others_percent), 0),
                 number(Some(dateline.peak_memory_mib), 0),
                 besides,
             ]);

@@ -165,7 +165,7 @@ impl Runner {
             Phase::Load(CONNECTIONS) => self.load_main(subject).await?,
             Phase::Load(connections) => self.load(&name, subject, connections).await?.figures,
             Phase::Batch => self.batches(&name, subject).await?,
-            Phase::Restart if subject == Subject::Ceiling => return Ok(None),
+            Phase::Watch | Phase::Restart if subject == Subject::Ceiling => return Ok(None),
             Phase::Restart => self.restarted(&name, subject).await?,
             Phase::Put(in_flight) => self.puts(&name, subject, in_flight).await?,
             Phase::Get(in_flight) => self.gets(&name, subject, in_flight, Choice::Even).await?,

@@ -65,29 +65,23 @@ impl Runner {
         let articles = self.fresh(subject, self.articles.len()).await?;
         let main = self.main(subject).await?;
         let mut watchers = JoinSet::new();
-        if subject == Subject::Dateline {
-            for mut connection in Connection::several(&main.server.address, WATCHERS).await? {
-                let start = Some(Start::Position(v1::WatchStart::Now.into()));
-                let request = v1::WatchArticlesRequest { start, include_articles: true, ..Default::default() };
-                let mut changes = connection.stream(call::WATCH, Request::whole(&request)).await?;
-                // The first message says that the watch has begun.
-                changes.next().await.ok_or("a watch ended before it began")??;
-                watchers.spawn(follow(changes, articles.len() as u64));
-            }
+        for mut connection in Connection::several(&main.server.address, WATCHERS).await? {
+            let start = Some(Start::Position(v1::WatchStart::Now.into()));
+            let request = v1::WatchArticlesRequest { start, include_articles: true, ..Default::default() };
+            let mut changes = connection.stream(call::WATCH, Request::whole(&request)).await?;
+            // The first message says that the watch has begun.
+            changes.next().await.ok_or("a watch ended before it began")??;
+            watchers.spawn(follow(changes, articles.len() as u64));
         }
         let meter = Meter::start(&main.server)?;
-        let mut done = load_all(&main.connections, &articles, &format!("{name}-{}", main.next)).await?;
-        let loaded = done.ended;
+        let done = load_all(&main.connections, &articles, &format!("{name}-{}", main.next)).await?;
         let mut lag = Duration::ZERO;
         while let Some(watcher) = watchers.join_next().await {
-            lag = lag.max((watcher??).saturating_duration_since(loaded));
+            lag = lag.max((watcher??).saturating_duration_since(done.ended));
         }
-        let rate = done.operations as f64 / (loaded - meter.began()).as_secs_f64();
-        done.ended = loaded;
         let figures = meter.stop(name, &main.server, done, true).await?;
-        let relative = rate / main.figures.per_second;
-        let figures = figures.with("rate_to_undisturbed", relative);
-        Ok(if subject == Subject::Dateline { figures.with("lag_seconds", lag.as_secs_f64()) } else { figures })
+        let relative = figures.per_second / main.figures.per_second;
+        Ok(figures.with("rate_to_undisturbed", relative).with("lag_seconds", lag.as_secs_f64()))
     }
 
     /// Writes some more articles, kills the daemon at once, starts it again, and asks for an article until there is an answer.
@@ -123,6 +117,7 @@ pub async fn restart(name: &str, server: &mut Server, gets: &Gets) -> Fallible<F
         cpu_us: cpu.as_secs_f64() * 1e6,
         deferred_cpu_us: deferred.as_secs_f64() * 1e6,
         generator_cpu_us: 0.0,
+        others_percent: 0.0,
         peak_memory_mib: peak as f64 / f64::from(1 << 20),
         more: Default::default(),
     };
