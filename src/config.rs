@@ -11,7 +11,9 @@ use figment::providers::{Env, Format as _, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
 use crate::article::{DateHorizon, Limits};
-use crate::storage::{Durability, History, StoreOptions};
+use crate::storage::{ChangeRetention, Durability, History, StoreOptions};
+
+pub use retention::Period;
 
 /// The daemon's configuration. In a file (TOML) and in the environment (`DATELINE_DATA`, `DATELINE_LISTEN` ...) the fields have
 /// these names.
@@ -33,6 +35,16 @@ pub struct ServeConfig {
     /// How many earlier revisions of an article are kept: `all`, `none` or a number. Default `all`.
     #[serde(with = "retention")]
     pub history: History,
+    /// Changes younger than this stay in the change log: `30d`. Not set by default: none goes by its age.
+    #[serde(serialize_with = "retention::serialize_optional", deserialize_with = "retention::deserialize_optional")]
+    pub change_retention_age: Option<Period>,
+    /// The latest so many changes stay in the change log. Not set by default: none goes by its number.
+    pub change_retention_count: Option<u64>,
+    /// For how long at least a watch from the beginning can be resumed where changes are trimmed. Default `1h`.
+    #[serde(with = "retention")]
+    pub change_rebuild_time: Period,
+    /// Bytes of memory for what is overwritten and deleted while a backup is read; past that it fails. Default 64 MiB.
+    pub backup_note_bytes: usize,
     /// Seconds that calls may take to finish when the daemon is told to stop. Default 20.
     pub drain_seconds: u64,
     /// Seconds after which an ingest stream that did not advance is forgotten; -1 for never. Default 604,800, which is 7
@@ -50,6 +62,10 @@ impl Default for ServeConfig {
             article_bytes: Limits::default().article_bytes,
             durability: DurabilitySetting::Fsync,
             history: History::All,
+            change_retention_age: None,
+            change_retention_count: None,
+            change_rebuild_time: Period(ChangeRetention::default().rebuild_time),
+            backup_note_bytes: StoreOptions::default().snapshot_note_bytes,
             drain_seconds: 20,
             stream_expiry_seconds: 7 * 24 * 3600,
         }
@@ -77,6 +93,15 @@ pub struct ServeFlags {
     /// How many earlier revisions are kept.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "retention::serialize_optional")]
     pub history: Option<History>,
+    /// Changes younger than this are kept.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "retention::serialize_optional")]
+    pub change_retention_age: Option<Period>,
+    /// The latest so many changes are kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub change_retention_count: Option<u64>,
+    /// For how long a watch from the beginning can be resumed.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "retention::serialize_optional")]
+    pub change_rebuild_time: Option<Period>,
 }
 
 /// What an acknowledgement promises, as it is written.
@@ -139,7 +164,12 @@ impl ServeConfig {
         };
         // Only -1 is negative.
         let stream_expiry = u64::try_from(self.stream_expiry_seconds).ok().map(Duration::from_secs);
-        StoreOptions { durability, stream_expiry, history: self.history }
+        let changes = ChangeRetention {
+            age: self.change_retention_age.map(|Period(age)| age),
+            count: self.change_retention_count,
+            rebuild_time: self.change_rebuild_time.0,
+        };
+        StoreOptions { durability, stream_expiry, history: self.history, changes, snapshot_note_bytes: self.backup_note_bytes }
     }
 
     /// The limits on articles.
@@ -196,6 +226,13 @@ mod tests {
         }
         std::fs::write(&file, "history = \"some\"\n").unwrap();
         assert!(history(&flags).unwrap_err().contains("neither `all` nor `none`"));
+        std::fs::write(&file, "change_retention_age = \"30d\"\nchange_retention_count = 7\n").unwrap();
+        let changes = ServeConfig::load(&flags, Some(&file)).unwrap().store_options().changes;
+        let (age, hour) = (Duration::from_secs(30 * 86400), Duration::from_secs(3600));
+        assert_eq!(changes, ChangeRetention { age: Some(age), count: Some(7), rebuild_time: hour });
+        let more = ServeFlags { change_retention_age: Some(Period(hour)), change_rebuild_time: Some(Period(age)), ..flags.clone() };
+        let changes = ServeConfig::load(&more, Some(&file)).unwrap().store_options().changes;
+        assert_eq!(changes, ChangeRetention { age: Some(hour), count: Some(7), rebuild_time: age });
         std::fs::write(&file, "lisen = 1\n").unwrap();
         assert!(ServeConfig::load(&flags, Some(&file)).unwrap_err().contains("lisen"));
     }

@@ -8,6 +8,7 @@ mod daemon {
     mod revisions;
     mod storm;
     mod streams;
+    mod trimming;
     mod watch;
 }
 

@@ -9,8 +9,8 @@ use dateline::backup::{BackupReader, BackupWriter};
 use dateline::storage::memory::MemoryStore;
 use dateline::storage::sled::SledStore;
 use dateline::storage::{
-    self, ArticleStore, Contents, Durability, FoundRevision, History, RevisionsRequest, SnapshotInfo, SnapshotItem, StoreError,
-    StoreHealth, StoreOptions, Write, WriteBatch, contract,
+    self, ArticleStore, ChangeRetention, Contents, Durability, FoundRevision, History, LogPlace, RevisionsRequest, SnapshotInfo,
+    SnapshotItem, StoreError, StoreHealth, StoreOptions, Write, WriteBatch, contract,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -91,6 +91,69 @@ async fn the_engines_keep_their_promises_where_less_of_the_past_is_kept() {
         is_rebuilt(&*store, through_a_backup).await;
         closes(&store).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_engines_keep_their_promises_where_the_change_log_is_trimmed() {
+    for rebuild_time in [Duration::ZERO, Duration::from_secs(3600)] {
+        let changes = ChangeRetention { count: Some(40), rebuild_time, ..ChangeRetention::default() };
+        let options = StoreOptions { changes, ..StoreOptions::default() };
+        let store: Arc<dyn ArticleStore> = Arc::new(MemoryStore::new(options).unwrap());
+        trims(&store).await;
+        closes(&store).await;
+
+        let folder = tempfile::tempdir().unwrap();
+        for durability in [Durability::Fsync, Durability::Interval] {
+            let store = open_with(folder.path(), StoreOptions { durability, ..options }).await;
+            trims(&store).await;
+            let trimmed = store.trimmed();
+            closes(&store).await;
+            drop(store);
+            // Opened to keep all, it goes on with a log that was trimmed.
+            let store = open(folder.path()).await;
+            assert!(store.trimmed().horizon >= trimmed.horizon && trimmed.removed > 0, "{:?} after {trimmed:?}", store.trimmed());
+            is_rebuilt_trimmed(&store).await;
+            store.close().await.unwrap();
+        }
+        // Compacted, it is the same log.
+        let store = open(folder.path()).await;
+        let before = (store.trimmed(), store.changes(LogPlace::after(0), usize::MAX).await.unwrap());
+        store.close().await.unwrap();
+        drop(store);
+        let path = folder.path().to_owned();
+        tokio::task::spawn_blocking(move || storage::compact(&path, |_| {})).await.unwrap().unwrap();
+        let store = open(folder.path()).await;
+        assert!((store.trimmed(), store.changes(LogPlace::after(0), usize::MAX).await.unwrap()) == before, "the log is another");
+        store.close().await.unwrap();
+    }
+}
+
+async fn trims(store: &Arc<dyn ArticleStore>) {
+    if let Err(violation) = contract::check_trimming(Arc::clone(store)).await {
+        panic!("{violation}");
+    }
+}
+
+/// It holds what a store does that is built of its snapshot.
+async fn is_rebuilt_trimmed(store: &Arc<dyn ArticleStore>) {
+    let (info, items) = contract::snapshot_of(&**store).await.unwrap();
+    let pages = through_a_backup(&info, items);
+    let parent = tempfile::tempdir().unwrap();
+    let place = parent.path().join("rebuilt");
+    build(&place, pages, info.contents).await.unwrap();
+    let rebuilt = open(&place).await;
+    contract::check_rebuilt(&**store, &*rebuilt).await.unwrap();
+    assert_eq!(rebuilt.trimmed(), store.trimmed());
+    let mut cursor = None;
+    loop {
+        let step = rebuilt.verify(cursor).await.unwrap();
+        assert_eq!(step.findings, []);
+        cursor = step.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    closes(&rebuilt).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -90,7 +90,7 @@ pub async fn ingest(
     use v1::ingest_articles_response::Message as Reply;
     let sent: Arc<Mutex<Sent>> = Arc::default();
     let whole = |message| Request::whole(&v1::IngestArticlesRequest { message: Some(message) });
-    let open = whole(Message::Open(v1::IngestOpen { stream_id, report_all_outcomes: false }));
+    let open = whole(Message::Open(v1::IngestOpen { stream_id, ..Default::default() }));
     let stamps = Arc::clone(&sent);
     let items = items.map(move |request| {
         if let Request::Items(_, range, first_item) = &request {

@@ -16,6 +16,8 @@ pub struct Consistency {
     contents: Contents,
     counts: ItemCounts,
     text_bytes: u64,
+    /// The last change so far.
+    last_change: u64,
     last: Option<Place>,
 }
 
@@ -55,7 +57,7 @@ impl Place {
 impl Consistency {
     /// Nothing was seen yet of the snapshot that says this of itself.
     pub fn new(info: &SnapshotInfo) -> Self {
-        Self { contents: info.contents, counts: ItemCounts::default(), text_bytes: 0, last: None }
+        Self { contents: info.contents, counts: ItemCounts::default(), text_bytes: 0, last_change: 0, last: None }
     }
 
     /// The items so far.
@@ -89,11 +91,24 @@ impl Consistency {
             let last = self.contents.last_sequence;
             return Err(format!("{} belongs to change {sequence}, and the changes are 1 to {last}", place.name()));
         }
+        if let SnapshotItem::Change(change) = item {
+            self.follows(change.sequence)?;
+        }
         if let SnapshotItem::Article(stored) = item {
             self.text_bytes = self.text_bytes.saturating_add(stored.head.text_bytes);
         }
         self.counts.count(Kind::of(item));
         self.last = Some(place);
+        Ok(())
+    }
+
+    /// Only changes that may have been trimmed are missing before this one.
+    fn follows(&mut self, sequence: u64) -> Result<(), String> {
+        let (missing, horizon) = (sequence - 1, self.contents.trimmed.horizon);
+        if missing > self.last_change && missing > horizon {
+            return Err(format!("change {missing} is missing from the change log, of which the changes up to {horizon} were trimmed"));
+        }
+        self.last_change = sequence;
         Ok(())
     }
 
@@ -103,18 +118,20 @@ impl Consistency {
     /// What does not fit, as a sentence.
     pub fn finish(&self) -> Result<ItemCounts, String> {
         let (counts, contents) = (self.counts, self.contents);
+        if contents.last_sequence > MAX_NUMBER {
+            return Err(format!("it says that there were {} changes, which no store makes", contents.last_sequence));
+        }
         let totals = [
             ("articles", counts.articles, contents.articles),
             ("earlier revisions", counts.earlier_revisions, contents.earlier_revisions),
             ("bytes of text", self.text_bytes, contents.text_bytes),
+            ("changes that are kept", counts.changes, contents.last_sequence.saturating_sub(contents.trimmed.removed)),
+            ("changes in all", self.last_change, contents.last_sequence),
         ];
         for (what, found, stated) in totals {
             if found != stated {
                 return Err(format!("it holds {found} {what}, and says that it holds {stated}"));
             }
-        }
-        if contents.last_sequence > MAX_NUMBER {
-            return Err(format!("it says that there were {} changes, which no store makes", contents.last_sequence));
         }
         Ok(counts)
     }

@@ -4,8 +4,9 @@
 //! reads. Both go from the beginning to the end and hold one block in memory. Every format that was ever written stays
 //! readable: a backup is the way from one version of a store to another.
 //!
-//! # Format 1
+//! # Formats 1 and 2
 //!
+//! A backup is of format 2 where changes were trimmed from the change log, which format 1 cannot say, and of format 1 otherwise.
 //! A header, any number of blocks, a trailer, and nothing after it. All numbers are big-endian. A *time* is 8 bytes of seconds
 //! since 1970-01-01T00:00:00Z (signed) and 4 of nanoseconds that count forward from there. A *text* is 2 bytes with its length
 //! and UTF-8. A *checksum* is XXH3-64.
@@ -13,7 +14,7 @@
 //! | bytes | the header |
 //! | --- | --- |
 //! | 16 | `DATELINE BACKUP` and a line feed |
-//! | 2 | format, 1 |
+//! | 2 | format, 1 or 2 |
 //! | 2 | version of the URL rules that made the canonical URLs |
 //! | 16 | id of the store |
 //! | 12 | time at which the snapshot was taken |
@@ -22,6 +23,7 @@
 //! | 8 | number of the last change that is in it |
 //! | 8 | bytes of title, lead and body of the articles |
 //! | 8 | bytes of their records as the engine stored them; nothing depends on it |
+//! | 4 × 8 | format 2 alone, of the change log: up to which change some may be missing; up to which every superseded one is; up to which deletions may be; how many are missing |
 //! | 8 | checksum of all of this |
 //!
 //! | bytes | a block |
@@ -85,10 +87,13 @@ use record::Kind;
 
 /// What every backup begins with.
 const MAGIC: &[u8; 16] = b"DATELINE BACKUP\n";
-/// The format that is written.
+/// The format that is written of a store whose change log is whole, and that of one where changes were trimmed.
 const FORMAT: u16 = 1;
+const FORMAT_TRIMMED: u16 = 2;
 /// Bytes of a header.
 const HEADER_BYTES: usize = 96;
+/// Bytes that a header has more where changes were trimmed.
+const TRIMMED_BYTES: usize = 4 * 8;
 /// Bytes before the records of a block.
 const BLOCK_HEADER_BYTES: usize = 21;
 /// Bytes of a trailer.
@@ -109,7 +114,7 @@ pub enum BackupError {
     #[error("it is no backup of dateline: it does not begin like one")]
     NotABackup,
     /// It is of a format that this version does not read.
-    #[error("it is a backup of format {0}, and this version reads format {FORMAT}: use a newer one")]
+    #[error("it is a backup of format {0}, and this version reads formats {FORMAT} to {FORMAT_TRIMMED}: use a newer one")]
     Format(u16),
     /// Its canonical URLs were made by other rules.
     #[error("its URLs were made canonical by rules {found}, and this version has rules {own}: use a version that has rules {found}")]

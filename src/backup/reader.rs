@@ -9,11 +9,11 @@ use super::consistency::Consistency;
 use super::primitives::Input;
 use super::writer::block_checksum;
 use super::{
-    BLOCK, BLOCK_HEADER_BYTES, BackupError, BackupSummary, DIGEST_BYTES, FORMAT, HEADER_BYTES, ItemCounts, MAGIC, MAX_BLOCK_BYTES, Place,
-    TRAILER, TRAILER_BYTES, record,
+    BLOCK, BLOCK_HEADER_BYTES, BackupError, BackupSummary, DIGEST_BYTES, FORMAT, FORMAT_TRIMMED, HEADER_BYTES, ItemCounts, MAGIC,
+    MAX_BLOCK_BYTES, Place, TRAILER, TRAILER_BYTES, TRIMMED_BYTES, record,
 };
 use crate::article::url::RULES_VERSION;
-use crate::storage::{Contents, SnapshotInfo, SnapshotItem, StoreId};
+use crate::storage::{Contents, SnapshotInfo, SnapshotItem, StoreId, Trimmed};
 
 /// Reads a backup, block by block.
 pub struct BackupReader<R> {
@@ -137,7 +137,7 @@ impl<R: Read> BackupReader<R> {
 }
 
 fn header(input: &mut Hashed<impl Read>) -> Result<SnapshotInfo, BackupError> {
-    let mut header = [0; HEADER_BYTES];
+    let mut header = [0; HEADER_BYTES + TRIMMED_BYTES];
     let (magic, rest) = header.split_at_mut(MAGIC.len());
     match input.fill(magic, Place::Header) {
         Err(BackupError::CutOff(_)) => return Err(BackupError::NotABackup),
@@ -149,12 +149,15 @@ fn header(input: &mut Hashed<impl Read>) -> Result<SnapshotInfo, BackupError> {
     let (format, rest) = rest.split_at_mut(2);
     input.fill(format, Place::Header)?;
     let number = |bytes: &[u8]| bytes.try_into().map_or(0, u16::from_be_bytes);
-    if number(format) != FORMAT {
-        return Err(BackupError::Format(number(format)));
-    }
+    let length = match number(format) {
+        FORMAT => HEADER_BYTES,
+        FORMAT_TRIMMED => HEADER_BYTES + TRIMMED_BYTES,
+        other => return Err(BackupError::Format(other)),
+    };
+    let (rest, _) = rest.split_at_mut(length - MAGIC.len() - 2);
     input.fill(rest, Place::Header)?;
     let of_header = |detail: String| damaged(Place::Header, detail);
-    let (content, checksum) = header.split_at(HEADER_BYTES - 8);
+    let (content, checksum) = header[..length].split_at(length - 8);
     if xxh3_64(content).to_be_bytes() != checksum {
         return Err(of_header("fails its checksum".into()));
     }
@@ -166,8 +169,17 @@ fn header(input: &mut Hashed<impl Read>) -> Result<SnapshotInfo, BackupError> {
     let store_id = StoreId(input.array().map_err(of_header)?);
     let create_time = input.time().map_err(of_header)?;
     let mut total = || input.number().map_err(of_header);
-    let contents =
-        Contents { articles: total()?, earlier_revisions: total()?, last_sequence: total()?, text_bytes: total()?, record_bytes: total()? };
+    let mut contents = Contents {
+        articles: total()?,
+        earlier_revisions: total()?,
+        last_sequence: total()?,
+        text_bytes: total()?,
+        record_bytes: total()?,
+        trimmed: Trimmed::default(),
+    };
+    if length > HEADER_BYTES {
+        contents.trimmed = Trimmed { horizon: total()?, swept: total()?, deletions: total()?, removed: total()? };
+    }
     Ok(SnapshotInfo { store_id, contents, create_time })
 }
 

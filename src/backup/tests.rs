@@ -9,7 +9,7 @@ use super::writer::block_checksum;
 use super::*;
 use crate::article::{ArticleDraft, ArticleHead, ArticleKey, DateHorizon, Limits, StoredArticle, Timestamp};
 use crate::storage::{
-    Bookmark, Change, ChangeKind, Contents, IngestPosition, OutcomeCounts, SnapshotInfo, SnapshotItem, StoreId, StreamState,
+    Bookmark, Change, ChangeKind, Contents, IngestPosition, OutcomeCounts, SnapshotInfo, SnapshotItem, StoreId, StreamState, Trimmed,
 };
 
 fn time(text: &str) -> Timestamp {
@@ -89,6 +89,7 @@ fn everything() -> Vec<SnapshotItem> {
 
 fn info(items: &[SnapshotItem]) -> SnapshotInfo {
     let mut contents = Contents { record_bytes: 77, ..Contents::default() };
+    let mut changes = 0;
     for item in items {
         match item {
             SnapshotItem::Article(stored) => {
@@ -96,9 +97,15 @@ fn info(items: &[SnapshotItem]) -> SnapshotInfo {
                 contents.text_bytes += stored.head.text_bytes;
             }
             SnapshotItem::EarlierRevision(_) => contents.earlier_revisions += 1,
-            SnapshotItem::Change(change) => contents.last_sequence = change.sequence,
+            SnapshotItem::Change(change) => {
+                (contents.last_sequence, changes) = (change.sequence, changes + 1);
+            }
             SnapshotItem::Tombstone { .. } | SnapshotItem::Stream { .. } => {}
         }
+    }
+    if changes < contents.last_sequence {
+        let (horizon, removed) = (contents.last_sequence, contents.last_sequence - changes);
+        contents.trimmed = Trimmed { horizon, swept: horizon - 1, deletions: 1, removed };
     }
     SnapshotInfo { store_id: StoreId([7; 16]), contents, create_time: time("2024-05-04T10:11:12.131415Z") }
 }
@@ -255,10 +262,28 @@ fn items_that_do_not_fit_together_are_neither_written_nor_read() {
         rest.remove(missing);
         refused(&whole, &rest, "says that it holds");
     }
+    // Changes are missing from a log that was not trimmed, or not as far.
+    for (missing, sequence) in (4..9).zip(1..) {
+        let mut rest = items.clone();
+        rest.remove(missing);
+        let expected = if sequence == 5 { "changes that are kept".to_owned() } else { format!("change {sequence} is missing") };
+        refused(&whole, &rest, &expected);
+        let trimmed = |horizon, removed| SnapshotInfo {
+            contents: Contents { trimmed: Trimmed { horizon, removed, ..Trimmed::default() }, ..whole.contents },
+            ..whole
+        };
+        refused(&trimmed(sequence - 1, 1), &rest, if sequence == 5 { "changes in all" } else { &expected });
+        refused(&trimmed(sequence, 2), &rest, "changes that are kept");
+        if sequence < 5 {
+            assert!(written(&trimmed(sequence, 1), &rest).is_ok());
+        }
+    }
     for at in 1..items.len() {
         let (mut swapped, mut twice) = (items.clone(), items.clone());
         swapped.swap(at - 1, at);
-        refused(&whole, &swapped, "comes after");
+        // Of two changes the later one tells that the other is missing, before that comes.
+        let changes = items[at - 1..=at].iter().all(|item| matches!(item, SnapshotItem::Change(_)));
+        refused(&whole, &swapped, if changes { "is missing from the change log" } else { "comes after" });
         twice.insert(at, items[at].clone());
         refused(&whole, &twice, "comes after");
     }

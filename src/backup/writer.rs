@@ -6,11 +6,11 @@ use xxhash_rust::xxh3::Xxh3;
 use super::consistency::Consistency;
 use super::primitives::{put_number, time_bytes};
 use super::{
-    BLOCK, BLOCK_BYTES, BLOCK_HEADER_BYTES, BackupError, BackupSummary, FORMAT, HEADER_BYTES, ItemCounts, MAGIC, MAX_BLOCK_BYTES, TRAILER,
-    record,
+    BLOCK, BLOCK_BYTES, BLOCK_HEADER_BYTES, BackupError, BackupSummary, FORMAT, FORMAT_TRIMMED, HEADER_BYTES, ItemCounts, MAGIC,
+    MAX_BLOCK_BYTES, TRAILER, TRIMMED_BYTES, record,
 };
 use crate::article::url::RULES_VERSION;
-use crate::storage::{SnapshotInfo, SnapshotItem};
+use crate::storage::{SnapshotInfo, SnapshotItem, Trimmed};
 
 /// How hard zstd tries.
 const ZSTD_LEVEL: i32 = 3;
@@ -139,14 +139,19 @@ pub fn block_checksum(number: u64, start: &[u8], compressed: &[u8]) -> u64 {
 
 fn header(info: &SnapshotInfo) -> Vec<u8> {
     let SnapshotInfo { store_id, contents, create_time } = info;
-    let mut header = Vec::with_capacity(HEADER_BYTES);
+    let Trimmed { horizon, swept, deletions, removed } = contents.trimmed;
+    let is_trimmed = contents.trimmed != Trimmed::default();
+    let mut header = Vec::with_capacity(HEADER_BYTES + TRIMMED_BYTES);
     header.extend_from_slice(MAGIC);
-    header.extend_from_slice(&FORMAT.to_be_bytes());
+    header.extend_from_slice(&(if is_trimmed { FORMAT_TRIMMED } else { FORMAT }).to_be_bytes());
     header.extend_from_slice(&RULES_VERSION.to_be_bytes());
     header.extend_from_slice(&store_id.0);
     header.extend_from_slice(&time_bytes(*create_time));
     let totals = [contents.articles, contents.earlier_revisions, contents.last_sequence, contents.text_bytes, contents.record_bytes];
     totals.into_iter().for_each(|total| put_number(&mut header, total));
+    if is_trimmed {
+        [horizon, swept, deletions, removed].into_iter().for_each(|number| put_number(&mut header, number));
+    }
     let checksum = xxhash_rust::xxh3::xxh3_64(&header);
     put_number(&mut header, checksum);
     header

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::CommandError;
 use crate::article::{FieldViolation, Limits};
-use crate::config::{DurabilitySetting, ServeConfig, ServeFlags};
+use crate::config::{DurabilitySetting, Period, ServeConfig, ServeFlags};
 use crate::formats::{ArticleReader, DraftAt, ReadError, article_files};
 use crate::grpc::CallLimits;
 use crate::server::{ServeOptions, serve};
@@ -49,6 +49,15 @@ pub struct ServeArgs {
     /// How many earlier revisions of an article to keep: all, none or a number [default: all]
     #[arg(long, value_name = "all|none|N")]
     history: Option<History>,
+    /// Trim the change log of superseded changes, and later of deletions, that are older than this, such as 30d [default: keep all]
+    #[arg(long, value_name = "AGE")]
+    change_retention_age: Option<Period>,
+    /// The same of those that are not among the latest N changes [default: keep all]
+    #[arg(long, value_name = "N")]
+    change_retention_count: Option<u64>,
+    /// How long deletions stay after that, so that whoever reads all changes from the beginning can finish [default: 1h]
+    #[arg(long, value_name = "TIME")]
+    change_rebuild_time: Option<Period>,
     /// Listen on an address that other machines reach, though nothing is encrypted or authenticated
     #[arg(long)]
     insecure: bool,
@@ -63,6 +72,9 @@ pub async fn run(args: ServeArgs) -> Result<(), CommandError> {
         durability: args.durability,
         stream_expiry_seconds: args.stream_expiry_seconds,
         history: args.history,
+        change_retention_age: args.change_retention_age,
+        change_retention_count: args.change_retention_count,
+        change_rebuild_time: args.change_rebuild_time,
     };
     let config = ServeConfig::load(&flags, args.config.as_deref()).map_err(CommandError::Usage)?;
     telemetry::start();

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::output::bytes;
 use super::{CommandError, ServerArgs};
 use crate::article::Timestamp;
-use crate::client::v1::Durability;
+use crate::client::v1::{Durability, Retention};
 
 /// Tells what the store holds and what it takes.
 #[derive(Debug, Args)]
@@ -45,6 +45,8 @@ pub async fn run(args: StatusArgs) -> Result<(), CommandError> {
             "ingest_stream_count": contents.ingest_stream_count, "text_bytes": contents.text_bytes, "record_bytes": sizes.record_bytes,
             "engine_bytes": sizes.engine_bytes, "journal_bytes": sizes.journal_bytes, "live_bytes": sizes.live_bytes,
             "earlier_record_bytes": sizes.earlier_record_bytes, "history": retention.history,
+            "change_retention_age_seconds": retention.change_age.map(|age| age.seconds),
+            "change_retention_count": retention.change_count,
         });
         writeln!(out, "{object}")?;
         return Ok(());
@@ -63,11 +65,8 @@ pub async fn run(args: StatusArgs) -> Result<(), CommandError> {
         span(&contents.first_date, &contents.last_date)
     )?;
     let (earlier, earlier_bytes) = (contents.earlier_revision_count, bytes(sizes.earlier_record_bytes));
-    writeln!(
-        out,
-        "revisions  {earlier} earlier ones, {earlier_bytes} as stored; kept are {}; {} changes in all",
-        retention.history, contents.last_sequence
-    )?;
+    writeln!(out, "revisions  {earlier} earlier ones, {earlier_bytes} as stored; kept are {}", retention.history)?;
+    writeln!(out, "changes    {} in all; kept are {}", contents.last_sequence, kept_changes(&retention))?;
     writeln!(out, "streams    {} ingest streams kept", contents.ingest_stream_count)?;
     writeln!(out, "text       {}, {} as stored", bytes(contents.text_bytes), bytes(sizes.record_bytes))?;
     let on_disk = bytes(sizes.engine_bytes + sizes.journal_bytes);
@@ -76,6 +75,17 @@ pub async fn run(args: StatusArgs) -> Result<(), CommandError> {
     writeln!(out, "durability {durability}")?;
     writeln!(out, "verified   {}", verified.as_deref().unwrap_or("never"))?;
     Ok(())
+}
+
+/// Which changes a server keeps, as people say it.
+fn kept_changes(retention: &Retention) -> String {
+    let age = retention.change_age.map(|age| format!("those of the last {} s", age.seconds));
+    let count = retention.change_count.map(|count| format!("the last {count}"));
+    match (age, count) {
+        (None, None) => "all".to_owned(),
+        (Some(one), None) | (None, Some(one)) => format!("{one}, and the latest of each article"),
+        (Some(age), Some(count)) => format!("{age} that are among {count}, and the latest of each article"),
+    }
 }
 
 fn span(first: &str, last: &str) -> String {

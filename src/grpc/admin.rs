@@ -1,6 +1,7 @@
 //! AdminService: how the store is doing, and what is done for its safety.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tonic::{Request, Response, Status};
 
@@ -10,7 +11,7 @@ use super::v1::{self, admin_service_server::AdminService};
 use super::verification::Rate;
 use super::{Api, convert};
 use crate::article::url::RULES_VERSION;
-use crate::storage::Durability;
+use crate::storage::{ChangeRetention, Durability, StoreIdentity};
 
 #[tonic::async_trait]
 impl AdminService for Api {
@@ -52,7 +53,7 @@ impl AdminService for Api {
             sizes: Some(sizes),
             last_verification: stats.last_verification.map(convert::time_to_wire),
             limits: Some(self.limits_to_wire()),
-            retention: Some(v1::Retention { history: identity.history.to_string() }),
+            retention: Some(retention_to_wire(&identity)),
         }))
     }
 
@@ -78,6 +79,17 @@ impl AdminService for Api {
             super::verification::send(&*store, rate, &out).await
         });
         Ok(Response::new(stream))
+    }
+}
+
+fn retention_to_wire(identity: &StoreIdentity) -> v1::Retention {
+    let ChangeRetention { age, count, rebuild_time } = identity.changes;
+    let wire = |time: Duration| prost_types::Duration { seconds: time.as_secs() as i64, nanos: time.subsec_nanos() as i32 };
+    v1::Retention {
+        history: identity.history.to_string(),
+        change_age: age.map(wire),
+        change_count: count.map(|count| i64::try_from(count).unwrap_or(i64::MAX)),
+        change_rebuild_time: Some(wire(rebuild_time)),
     }
 }
 

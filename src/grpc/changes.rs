@@ -15,7 +15,7 @@ use super::v1::{self, change_service_server::ChangeService, watch_articles_reque
 use super::{Api, EndsWithDrain, convert};
 use crate::article::{FieldSet, FieldViolation, Filter, Reason, Timestamp};
 use crate::storage::token::{Place, TokenError, TokenScope};
-use crate::storage::{Change, ChangeKind, StoreError, StoreHealth};
+use crate::storage::{Change, ChangeKind, LogPlace, StoreError, StoreHealth};
 
 /// What a watcher may hold at once beside the message that is being sent: half for a page of the log, half for the next message.
 const WATCHER_BYTES: usize = 256 << 10;
@@ -50,19 +50,18 @@ impl ChangeService for Api {
     }
 
     async fn get_change_bounds(&self, _: Request<v1::GetChangeBoundsRequest>) -> Result<Response<v1::GetChangeBoundsResponse>, Status> {
-        let latest = self.store.sequence();
-        let first = self.store.changes(0, 1).await.map_err(ApiError::from)?.into_iter().next().filter(|first| first.sequence <= latest);
-        let earliest = first.as_ref().map_or(latest, |first| first.sequence - 1);
-        let earliest_age = first.map(|first| {
+        let (latest, trimmed) = (self.store.sequence(), self.store.trimmed());
+        let first = self.store.changes(LogPlace::after(0), 1).await.map_err(ApiError::from)?;
+        let earliest_age = first.first().filter(|first| first.sequence <= latest).map(|first| {
             let micros = Timestamp::now().as_micros().saturating_sub(first.commit_time.as_micros()).max(0);
             prost_types::Duration { seconds: micros / 1_000_000, nanos: (micros % 1_000_000) as i32 * 1000 }
         });
-        let tokens = TokenScope::changes(self.store_id());
         Ok(Response::new(v1::GetChangeBoundsResponse {
-            earliest_token: tokens.write(&Place::Change(earliest)),
-            latest_token: tokens.write(&Place::Change(latest)),
-            change_count: (latest - earliest) as i64,
+            earliest_token: self.earliest_token(),
+            latest_token: TokenScope::changes(self.store_id()).write(&Place::Change(latest)),
+            change_count: latest.saturating_sub(trimmed.removed) as i64,
             earliest_age,
+            trimmed_count: trimmed.removed as i64,
         }))
     }
 }
@@ -72,29 +71,46 @@ impl Api {
         let filter = convert::filter(request.filter.as_ref())?;
         let fields = convert::read_mask(request.read_mask.as_ref())?;
         let tokens = TokenScope::watch(self.store_id(), &filter);
-        let after = match &request.start {
+        let place = match &request.start {
             None => return Err(FieldViolation::new("start", Reason::Required, "is missing: set resume_token or position").into()),
             Some(Start::ResumeToken(token)) => self.place(tokens, token)?,
             Some(Start::Position(position)) => match v1::WatchStart::try_from(*position) {
-                Ok(v1::WatchStart::Beginning) => 0,
-                Ok(v1::WatchStart::Now) => self.store.sequence(),
+                Ok(v1::WatchStart::Beginning) => self.store.trimmed().beginning(),
+                Ok(v1::WatchStart::Now) => LogPlace::after(self.store.sequence()),
                 Ok(v1::WatchStart::Unspecified) | Err(_) => {
                     return Err(FieldViolation::new("position", Reason::InvalidArgument, "is neither the beginning nor now").into());
                 }
             },
         };
-        Ok(Watcher { api: self.clone(), filter, tokens, after, content: request.include_articles.then_some(fields) })
+        if !self.store.trimmed().serves(place) {
+            return Err(self.trimmed());
+        }
+        Ok(Watcher { api: self.clone(), filter, tokens, place, content: request.include_articles.then_some(fields) })
+    }
+
+    /// The token of a watch of everything that is kept.
+    fn earliest_token(&self) -> String {
+        TokenScope::changes(self.store_id()).write(&Place::Change(0))
+    }
+
+    fn trimmed(&self) -> ApiError {
+        ApiError::ChangesTrimmed { earliest_token: self.earliest_token() }
     }
 
     /// The place in the log that a token names.
-    fn place(&self, tokens: TokenScope, token: &str) -> Result<u64, ApiError> {
+    fn place(&self, tokens: TokenScope, token: &str) -> Result<LogPlace, ApiError> {
         let place = match tokens.read(token) {
             Err(TokenError::Mismatch) => TokenScope::changes(self.store_id()).read(token),
             read => read,
         };
         match place.map_err(|error| ApiError::token("resume_token", error))? {
             // A place that this store has not come to belongs to another history of it.
-            Place::Change(sequence) if sequence <= self.store.sequence() => Ok(sequence),
+            Place::Change(after) | Place::Rebuild { after, .. } if after > self.store.sequence() => {
+                Err(ApiError::TokenMismatch("resume_token"))
+            }
+            Place::Change(0) | Place::Rebuild { after: 0, .. } => Ok(self.store.trimmed().beginning()),
+            Place::Change(after) => Ok(LogPlace::after(after)),
+            Place::Rebuild { after, begun } => Ok(LogPlace { after, begun: Some(begun) }),
             _ => Err(ApiError::TokenMismatch("resume_token")),
         }
     }
@@ -105,8 +121,8 @@ struct Watcher {
     api: Api,
     filter: Filter,
     tokens: TokenScope,
-    /// The last change that was sent or does not match.
-    after: u64,
+    /// After the last change that was sent or does not match.
+    place: LogPlace,
     /// The fields of the articles that changes are to carry.
     content: Option<FieldSet>,
 }
@@ -127,7 +143,7 @@ impl Watcher {
             tokio::select! {
                 biased;
                 () = out.gone() => return Ok(()),
-                grown = self.api.store.sequence_after(self.after) => drop(grown?),
+                grown = self.api.store.sequence_after(self.place.after) => drop(grown?),
                 () = sleep_until(mark_at) => {} // ok: the time of a mark, unless the log grows before.
             }
             out.ready().await?;
@@ -153,13 +169,20 @@ impl Watcher {
     }
 
     fn message(&self, changes: Vec<v1::ArticleChange>) -> v1::WatchArticlesResponse {
-        v1::WatchArticlesResponse { changes, resume_token: self.tokens.write(&Place::Change(self.after)) }
+        let LogPlace { after, begun } = self.place;
+        let place = begun.map_or(Place::Change(after), |begun| Place::Rebuild { after, begun });
+        v1::WatchArticlesResponse { changes, resume_token: self.tokens.write(&place) }
     }
 
     /// Goes through the next page of the log as far as there is room for what matches.
     async fn find(&mut self, room: usize) -> Result<Found, ApiError> {
         let (mut found, mut bytes) = (Vec::new(), 0);
-        for change in self.api.store.changes(self.after, PAGE_CHANGES).await? {
+        let page = match self.api.store.changes(self.place, PAGE_CHANGES).await {
+            Err(StoreError::ChangesTrimmed) => return Err(self.api.trimmed()),
+            page => page?,
+        };
+        let is_end = page.len() < PAGE_CHANGES;
+        for change in page {
             if self.filter.contains(&change.key) {
                 let wire = match self.wire(&change).await {
                     Ok(wire) => wire,
@@ -177,7 +200,11 @@ impl Watcher {
                 bytes += size;
                 found.push(wire);
             }
-            self.after = change.sequence;
+            self.place.after = change.sequence;
+        }
+        if is_end && self.place.after >= self.api.store.trimmed().horizon {
+            // It has everything now. From here on it is to hear of everything that it misses.
+            self.place.begun = None;
         }
         Ok(Found::Changes(found, bytes))
     }

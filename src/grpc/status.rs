@@ -15,6 +15,10 @@ use crate::storage::{StoreError, WriteRefusal};
 /// The domain of every reason, as google.rpc.ErrorInfo has it.
 pub const DOMAIN: &str = "dateline";
 
+const CHANGES_TRIMMED: &str = "CHANGES_TRIMMED";
+const CHANGES_TRIMMED_TEXT: &str =
+    "changes after this token were trimmed from the change log: begin again from the beginning, and let go of what is not seen there";
+
 /// After how long a client may try again what was refused for lack of room or time.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -47,6 +51,11 @@ pub enum ApiError {
     ArticleDamaged(ArticleKey),
     /// The token belongs to something else.
     TokenMismatch(&'static str),
+    /// Changes were trimmed that a watch from there would need.
+    ChangesTrimmed {
+        /// Where all that is kept can be watched from.
+        earliest_token: String,
+    },
     /// A request message is larger than the limit.
     MessageTooLarge {
         /// The limit in bytes.
@@ -154,6 +163,7 @@ impl ApiError {
                 let text = format!("{field} belongs to another store, filter or order: begin again without it");
                 (Code::FailedPrecondition, "TOKEN_MISMATCH", text)
             }
+            Self::ChangesTrimmed { .. } => (Code::OutOfRange, CHANGES_TRIMMED, CHANGES_TRIMMED_TEXT.into()),
             Self::MessageTooLarge { limit } => {
                 let text = format!("the request message is larger than {limit} bytes: send fewer items at a time");
                 (Code::InvalidArgument, "MESSAGE_TOO_LARGE", text)
@@ -198,6 +208,7 @@ impl ApiError {
     fn metadata(&self) -> HashMap<String, String> {
         let pair = |name: &str, value: u64| HashMap::from([(name.to_owned(), value.to_string())]);
         match self {
+            Self::ChangesTrimmed { earliest_token } => HashMap::from([("earliest_token".to_owned(), earliest_token.clone())]),
             Self::ItemGap { next_item } => pair("next_item", *next_item),
             Self::ItemConflict { item } => pair("item", *item),
             Self::ItemCountMismatch { received } => pair("received_items", *received),
@@ -221,6 +232,7 @@ fn describe_store(error: &StoreError) -> (Code, &'static str, String) {
             let text = "this ingest stream is not where its items go on: open it again, and go on from where it is then";
             (Code::Unavailable, "STREAM_INTERRUPTED", text.into())
         }
+        StoreError::ChangesTrimmed => (Code::OutOfRange, CHANGES_TRIMMED, CHANGES_TRIMMED_TEXT.into()),
         StoreError::SnapshotTooOld => {
             let text = "too much was written while the backup was read: take it again at a quieter time, or read it faster";
             (Code::Aborted, "SNAPSHOT_TOO_OLD", text.into())
@@ -241,7 +253,7 @@ impl From<ApiError> for Status {
     fn from(error: ApiError) -> Self {
         let (code, reason, text) = error.describe();
         if let ApiError::Store(cause) = &error
-            && !matches!(cause, StoreError::StreamTakenOver | StoreError::SnapshotBusy | StoreError::Closed)
+            && !matches!(cause, StoreError::StreamTakenOver | StoreError::SnapshotBusy | StoreError::ChangesTrimmed | StoreError::Closed)
         {
             tracing::warn!(reason, %cause, "a call failed");
         }

@@ -16,6 +16,7 @@ mod scans;
 mod snapshots;
 mod streams;
 mod texts;
+mod trimming;
 mod writes;
 
 use std::sync::Arc;
@@ -135,6 +136,14 @@ pub async fn check_past(store: Arc<dyn ArticleStore>) -> Result<(), Violation> {
     history::check(&store).await?;
     log::check(&*store).await?;
     snapshots::check(store).await
+}
+
+/// Checks of an engine that keeps a small number of changes what becomes of the others. Nobody else may write to it meanwhile.
+///
+/// # Errors
+/// The first broken promise.
+pub async fn check_trimming(store: Arc<dyn ArticleStore>) -> Result<(), Violation> {
+    trimming::check(&store).await
 }
 
 /// Everything that a snapshot of an engine gives.

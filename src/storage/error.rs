@@ -24,6 +24,9 @@ pub enum StoreError {
     /// of it was written.
     #[error("the ingest stream is not where the batch goes on")]
     StreamInterrupted,
+    /// Changes after that place in the change log were trimmed, and whoever stands there needs them.
+    #[error("changes after that place were trimmed from the change log")]
+    ChangesTrimmed,
     /// A snapshot pins what is superseded after it was taken, and that was more than the store holds back.
     #[error("too much was written since the snapshot was taken")]
     SnapshotTooOld,

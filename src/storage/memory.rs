@@ -6,6 +6,7 @@
 mod revisions;
 mod snapshot;
 mod streams;
+mod trim;
 mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,11 +18,12 @@ use tokio::sync::watch;
 
 use self::snapshot::MemorySnapshot;
 use self::streams::KeptStream;
+use self::trim::Mark;
 use super::{
-    ArticleStore, BatchOutcome, Change, ChangeKind, Contents, CountOfGroup, CountRequest, CountedGroup, CountedHost, Direction, Durability,
-    FoundRevision, GroupBy, History, IngestStreamId, LookupResult, OpenedStream, Page, PendingCommit, Precondition, Rejection,
-    RevisionsRequest, ScanRequest, Snapshot, StoreError, StoreHealth, StoreId, StoreIdentity, StoreOptions, StoreStats, VerifyCursor,
-    VerifyStep, Write, WriteBatch, WriteOutcome, WriteRefusal, Written,
+    ArticleStore, BatchOutcome, Change, ChangeKind, ChangeRetention, Contents, CountOfGroup, CountRequest, CountedGroup, CountedHost,
+    Direction, Durability, FoundRevision, GroupBy, History, IngestStreamId, LogPlace, LookupResult, OpenedStream, Page, PendingCommit,
+    Precondition, Rejection, RevisionsRequest, ScanRequest, Snapshot, StoreError, StoreHealth, StoreId, StoreIdentity, StoreOptions,
+    StoreStats, Trimmed, VerifyCursor, VerifyStep, Write, WriteBatch, WriteOutcome, WriteRefusal, Written,
 };
 use crate::article::{Article, ArticleDate, ArticleHead, ArticleKey, CanonicalUrl, StoredArticle, Timestamp};
 
@@ -44,10 +46,14 @@ pub struct MemoryStore {
 struct State {
     closed: bool,
     history: History,
+    retention: ChangeRetention,
     articles: BTreeMap<ArticleKey, Kept>,
     tombstones: BTreeMap<ArticleKey, Tombstone>,
-    /// The change with the sequence `n` stands at `n - 1`.
-    changes: Vec<Change>,
+    /// By their numbers.
+    changes: BTreeMap<u64, Change>,
+    last_sequence: u64,
+    trimmed: Trimmed,
+    mark: Mark,
     streams: BTreeMap<IngestStreamId, KeptStream>,
     /// The last that was given out.
     epoch: u64,
@@ -74,15 +80,11 @@ impl MemoryStore {
     /// # Errors
     /// Where the operating system gives no random numbers for its id.
     pub fn new(options: StoreOptions) -> std::io::Result<Self> {
-        let (store_id, history) = (StoreId::random()?, options.history);
-        let identity = StoreIdentity { engine: "memory", store_id, format_version: FORMAT_VERSION, durability: Durability::Fsync, history };
-        Ok(Self {
-            identity,
-            state: Mutex::new(State { history, ..State::default() }),
-            snapshot: Mutex::default(),
-            changed: watch::Sender::new(()),
-            options,
-        })
+        let StoreOptions { history, changes, .. } = options;
+        let (store_id, format_version, durability) = (StoreId::random()?, FORMAT_VERSION, Durability::Fsync);
+        let identity = StoreIdentity { engine: "memory", store_id, format_version, durability, history, changes };
+        let state = State { history, retention: changes, ..State::default() };
+        Ok(Self { identity, state: Mutex::new(state), snapshot: Mutex::default(), changed: watch::Sender::new(()), options })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -98,7 +100,7 @@ impl MemoryStore {
 
 impl State {
     fn sequence(&self) -> u64 {
-        self.changes.len() as u64
+        self.last_sequence
     }
 
     fn article(&self, key: &ArticleKey) -> Option<StoredArticle> {
@@ -113,6 +115,7 @@ impl State {
         }
         let now = Timestamp::now();
         let outcomes: Vec<_> = writes.into_iter().map(|write| self.write_one(write, now)).collect();
+        self.trim(now);
         let position = stream.and_then(|advance| Some(self.streams.get_mut(&advance.id)?.advance(&advance, &outcomes, now)));
         Ok(BatchOutcome { outcomes, position })
     }
@@ -177,7 +180,9 @@ impl State {
 
     fn log(&mut self, kind: ChangeKind, head: &ArticleHead, commit_time: Timestamp) {
         let ArticleHead { key, revision, digest, .. } = head.clone();
-        self.changes.push(Change { sequence: self.sequence() + 1, kind, key, revision, digest, commit_time });
+        self.last_sequence += 1;
+        let sequence = self.last_sequence;
+        self.changes.insert(sequence, Change { sequence, kind, key, revision, digest, commit_time });
     }
 
     /// The articles that a scan goes through, in its direction, whether the filter selects them or not.
@@ -221,6 +226,7 @@ impl State {
             text_bytes: self.articles.values().map(|kept| kept.latest.head.text_bytes).sum(),
             // There are no records here, and no files: this stays 0, and so do the sizes.
             record_bytes: 0,
+            trimmed: self.trimmed,
         };
         let date_span = days.first().copied().zip(days.last().copied());
         let (last_verification, streams) =
@@ -372,10 +378,16 @@ impl ArticleStore for MemoryStore {
         Ok(state.streams.get(id).map_or(Page { items: Vec::new(), next: None }, |stream| stream.rejections(from, limit)))
     }
 
-    async fn changes(&self, after: u64, limit: usize) -> Result<Vec<Change>, StoreError> {
+    fn trimmed(&self) -> Trimmed {
+        self.lock().trimmed
+    }
+
+    async fn changes(&self, place: LogPlace, limit: usize) -> Result<Vec<Change>, StoreError> {
         let state = self.open()?;
-        let skipped = usize::try_from(after).unwrap_or(usize::MAX);
-        Ok(state.changes.iter().skip(skipped).take(limit).cloned().collect())
+        if !state.trimmed.serves(place) {
+            return Err(StoreError::ChangesTrimmed);
+        }
+        Ok(state.changes.range((Bound::Excluded(place.after), Bound::Unbounded)).map(|(_, change)| change.clone()).take(limit).collect())
     }
 
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError> {

@@ -30,7 +30,7 @@ pub use batch::{
     WriteRefusal, Written,
 };
 pub use error::StoreError;
-pub use retention::{FoundRevision, History, InvalidHistory};
+pub use retention::{ChangeRetention, FoundRevision, History, InvalidHistory, LogPlace, Trimmed};
 pub use snapshot::{Snapshot, SnapshotInfo, SnapshotItem, StoreBuilder};
 pub use stream::{Bookmark, IngestPosition, ItemHash, OpenedStream, Rejection, RejectionCause, StreamAdvance, StreamState};
 pub use verification::{Finding, FindingKind, VerifyCursor, VerifyStep};
@@ -146,8 +146,18 @@ pub trait ArticleStore: Send + Sync + 'static {
     /// on. A stream that is finished keeps none.
     async fn rejections(&self, id: &IngestStreamId, from: u64, limit: usize) -> Result<Page<Rejection, u64>, StoreError>;
 
-    /// The changes after this one in the order in which they were made, at most `limit`.
-    async fn changes(&self, after: u64, limit: usize) -> Result<Vec<Change>, StoreError>;
+    /// What was trimmed from the change log so far. It is announced here before it goes.
+    fn trimmed(&self) -> Trimmed;
+
+    /// The changes after a place in the order in which they were made, at most `limit`.
+    ///
+    /// Trimming takes superseded changes and old deletions away, as [`ChangeRetention`] says. Applied in order to nothing, all that
+    /// is there from [`Trimmed::beginning`] on gives the articles that the store holds; with the pages of one reading in the same
+    /// [`begun`](LogPlace::begun), whatever is written and trimmed meanwhile.
+    ///
+    /// # Errors
+    /// [`StoreError::ChangesTrimmed`] where something is gone that whoever stands there needs: see [`Trimmed::serves`].
+    async fn changes(&self, place: LogPlace, limit: usize) -> Result<Vec<Change>, StoreError>;
 
     /// A consistent view of everything that the store holds now, while writing goes on. Includes every write whose outcome was
     /// given before the call. At most one at a time: a second call fails with [`StoreError::SnapshotBusy`].
@@ -183,12 +193,17 @@ pub struct StoreOptions {
     /// How many earlier revisions are kept. Where that is another than before, each article has it from its next update on; where
     /// many are too many then, some go with each of its next updates.
     pub history: History,
+    /// Which changes are trimmed from the change log, now and then.
+    pub changes: ChangeRetention,
+    /// Bytes of memory for what is replaced while a snapshot is read; past that it fails with [`StoreError::SnapshotTooOld`].
+    /// Default 64 MiB.
+    pub snapshot_note_bytes: usize,
 }
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        let stream_expiry = Some(Duration::from_secs(7 * 24 * 3600));
-        Self { durability: Durability::default(), stream_expiry, history: History::default() }
+        let (durability, history, changes) = Default::default();
+        Self { durability, stream_expiry: Some(Duration::from_secs(7 * 24 * 3600)), history, changes, snapshot_note_bytes: 64 << 20 }
     }
 }
 
@@ -247,6 +262,8 @@ pub struct StoreIdentity {
     pub durability: Durability,
     /// How many earlier revisions are kept.
     pub history: History,
+    /// Which changes are trimmed from the change log.
+    pub changes: ChangeRetention,
 }
 
 /// Identifies a store: 128 random bits, written as 32 hexadecimal digits.
@@ -477,4 +494,6 @@ pub struct Contents {
     pub text_bytes: u64,
     /// Bytes of their records as stored, compressed.
     pub record_bytes: u64,
+    /// What was trimmed from the change log.
+    pub trimmed: Trimmed,
 }

@@ -33,6 +33,13 @@ pub enum Place {
     Host(CountedHost),
     /// After the change with this number.
     Change(u64),
+    /// The same, of a watch from the beginning that has not come to the end yet.
+    Rebuild {
+        /// The number of the change.
+        after: u64,
+        /// How far the log was swept when it began.
+        begun: u64,
+    },
     /// Before this revision.
     Revision(u64),
 }
@@ -123,6 +130,11 @@ impl TokenScope {
                 token.push(5);
                 token.extend_from_slice(&revision.to_be_bytes());
             }
+            Place::Rebuild { after, begun } => {
+                token.push(6);
+                token.extend_from_slice(&after.to_be_bytes());
+                token.extend_from_slice(&begun.to_be_bytes());
+            }
         }
         token.extend_from_slice(&xxh3_64(&token).to_be_bytes());
         URL_SAFE_NO_PAD.encode(token)
@@ -169,6 +181,10 @@ fn read_place(content: &[u8]) -> Option<Place> {
         }
         4 => Some(Place::Change(u64::from_be_bytes(content.try_into().ok()?))),
         5 => Some(Place::Revision(u64::from_be_bytes(content.try_into().ok()?))),
+        6 => {
+            let (after, begun) = content.split_first_chunk::<8>()?;
+            Some(Place::Rebuild { after: u64::from_be_bytes(*after), begun: u64::from_be_bytes(begun.try_into().ok()?) })
+        }
         _ => None,
     }
 }
@@ -183,9 +199,14 @@ mod tests {
         let url = CanonicalUrl::parse("http://www.example.com:8080/a?b=c").unwrap();
         let date: ArticleDate = "2024-05-01".parse().unwrap();
         let key = ArticleKey { date, url: url.clone() };
-        for place in
-            [Place::Host(CountedHost::of(&url)), Place::Article(key.clone()), Place::Day(date), Place::Change(u64::MAX), Place::Revision(7)]
-        {
+        for place in [
+            Place::Host(CountedHost::of(&url)),
+            Place::Article(key.clone()),
+            Place::Day(date),
+            Place::Change(u64::MAX),
+            Place::Revision(7),
+            Place::Rebuild { after: 7, begun: 3 },
+        ] {
             let token = scope.write(&place);
             assert_eq!(scope.read(&token), Ok(place));
             let others = [

@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::Instant;
 
 use dateline::client::{Client, v1};
+use tonic_types::StatusExt as _;
 use v1::admin_service_client::AdminServiceClient;
 use v1::create_backup_response::Part;
 
@@ -122,4 +123,33 @@ async fn a_backup_that_nobody_wants_any_more_makes_room_for_the_next() {
     assert_eq!(client.create_backup().await.unwrap_err().reason, "BACKUP_RUNNING");
     drop(stream);
     until("the end of a backup that is dropped", async || client.create_backup().await.is_ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_fails_where_more_is_overwritten_meanwhile_than_is_held_back() {
+    let daemon = Daemon::start_with(|command| {
+        command.env("DATELINE_BACKUP_NOTE_BYTES", "2000");
+    })
+    .await;
+    let stored = articles(12, 1 << 20);
+    store(&daemon, &stored).await;
+    let mut stream = begin_without_reading(&daemon.address).await;
+    for some in &stored {
+        let changed = v1::Article { body: "Another text".into(), ..some.clone() };
+        daemon.client.put_article(v1::PutArticleRequest { article: Some(changed), ..Default::default() }).await.unwrap();
+    }
+    let status = loop {
+        match stream.message().await {
+            Ok(message) => assert!(!matches!(message.expect("an end").part, Some(Part::Trailer(_))), "it says that it is whole"),
+            Err(status) => break status,
+        }
+    };
+    let reason = status.get_details_error_info().expect("ErrorInfo").reason;
+    assert_eq!((status.code(), reason.as_str()), (tonic::Code::Aborted, "SNAPSHOT_TOO_OLD"));
+    drop(stream);
+    // At a quieter time the next one is whole.
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("store.backup");
+    succeed(&["backup", text(&file), "--server", &daemon.address]).await;
+    succeed(&["verify", "--backup", text(&file)]).await;
 }

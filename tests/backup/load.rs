@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use dateline::article::{ArticleKey, Timestamp};
 use dateline::client::{Client, IngestEvent, v1};
-use dateline::storage::{self, ChangeKind, StoreOptions};
+use dateline::storage::{self, ChangeKind, LogPlace, StoreOptions};
 
 use super::super::*;
 
@@ -54,7 +54,7 @@ async fn replay(data: PathBuf, up_to: u64) -> (BTreeMap<ArticleKey, Told>, BTree
     let store = tokio::task::spawn_blocking(move || storage::open(&data, StoreOptions::default())).await.unwrap().unwrap();
     let (mut articles, mut deleted, mut last) = (BTreeMap::new(), BTreeMap::new(), 0);
     while last < up_to {
-        let page = store.changes(last, 1000).await.unwrap();
+        let page = store.changes(LogPlace::after(last), 1000).await.unwrap();
         assert!(!page.is_empty(), "the change log ends with {last}");
         for change in page.into_iter().take_while(|change| change.sequence <= up_to) {
             last = change.sequence;

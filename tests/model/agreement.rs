@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use dateline::article::{ArticleDate, ArticleHead, ArticleKey, Filter, StoredArticle, Timestamp};
 use dateline::storage::{
-    ArticleStore, Contents, CountRequest, CountedGroup, CountedHost, Direction, GroupBy, Page, ScanRequest, StoreStats,
+    ArticleStore, Contents, CountRequest, CountedGroup, CountedHost, Direction, GroupBy, LogPlace, Page, ScanRequest, StoreStats, Trimmed,
 };
 
 use super::expected::{Changed, Model};
@@ -45,6 +45,7 @@ async fn contents(store: &dyn ArticleStore, model: &Model) {
         text_bytes: model.articles.values().map(|kept| kept.stored.article.text_bytes() as u64).sum(),
         // Nobody knows how well texts compress.
         record_bytes: contents.record_bytes,
+        trimmed: Trimmed::default(),
     };
     assert_eq!(contents, expected);
     assert_eq!(contents.record_bytes == 0, model.articles.is_empty(), "{contents:?}");
@@ -54,7 +55,7 @@ async fn contents(store: &dyn ArticleStore, model: &Model) {
 }
 
 async fn changes(store: &dyn ArticleStore, model: &Model) {
-    let found = store.changes(0, usize::MAX).await.unwrap();
+    let found = store.changes(LogPlace::after(0), usize::MAX).await.unwrap();
     let mut latest: BTreeMap<ArticleKey, Timestamp> = BTreeMap::new();
     for (change, sequence) in found.iter().zip(1..) {
         assert_eq!(change.sequence, sequence);
@@ -65,7 +66,10 @@ async fn changes(store: &dyn ArticleStore, model: &Model) {
         assert_eq!(latest.get(key), Some(&kept.stored.head.update_time), "{key}");
     }
     let middle = found.len() / 2;
-    assert_eq!(store.changes(middle as u64, 2).await.unwrap(), found[middle..].iter().take(2).cloned().collect::<Vec<_>>());
+    assert_eq!(
+        store.changes(LogPlace::after(middle as u64), 2).await.unwrap(),
+        found[middle..].iter().take(2).cloned().collect::<Vec<_>>()
+    );
     let found =
         found.into_iter().map(|change| Changed { kind: change.kind, key: change.key, revision: change.revision, digest: change.digest });
     assert_eq!(found.collect::<Vec<_>>(), model.changes);

@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 use super::Violation;
 use super::kit::{OrViolation as _, Site, batch, holds, same, sequence, unexpected};
 use crate::article::ArticleKey;
-use crate::storage::{ArticleStore, BatchOutcome, ChangeKind, Precondition, Write, WriteOutcome, WriteRefusal, Written};
+use crate::storage::{ArticleStore, BatchOutcome, ChangeKind, LogPlace, Precondition, Write, WriteOutcome, WriteRefusal, Written};
 
 const WRITERS: u64 = 16;
 const WRITES: u64 = 25;
@@ -53,7 +53,7 @@ async fn who_waits_sees_every_change(store: &Arc<dyn ArticleStore>) -> Result<()
             while seen < last {
                 let sequence = store.sequence_after(seen).await.or_violation(promise)?;
                 holds("what is told can be read", sequence > seen && sequence <= store.sequence(), || format!("{sequence} after {seen}"))?;
-                for change in store.changes(seen, 7).await.or_violation(promise)? {
+                for change in store.changes(LogPlace::after(seen), 7).await.or_violation(promise)? {
                     seen += 1;
                     same(promise, &change.sequence, &seen)?;
                 }
@@ -89,7 +89,7 @@ async fn one_writer_is_kept_in_order(store: &dyn ArticleStore) -> Result<(), Vio
     let Some(key) = key else { return Ok(()) };
     let last = store.article(&key).await.or_violation(promise)?;
     same("the last write stands", &last.map(|last| last.article), &Some(site.article("/ordered", &format!("text {}", WRITES - 1))?))?;
-    let changes = store.changes(before, usize::MAX).await.or_violation(promise)?;
+    let changes = store.changes(LogPlace::after(before), usize::MAX).await.or_violation(promise)?;
     let revisions: Vec<u64> = changes.iter().filter(|change| change.key == key).map(|change| change.revision).collect();
     same("the change log keeps a writer's order", &revisions, &(1..=WRITES).collect())
 }
@@ -130,7 +130,7 @@ async fn one_creates_what_many_create(store: &Arc<dyn ArticleStore>) -> Result<(
     }
     all_of(writers).await?;
     let promise = "of many who create an article one does";
-    let changes = store.changes(before, usize::MAX).await.or_violation(promise)?;
+    let changes = store.changes(LogPlace::after(before), usize::MAX).await.or_violation(promise)?;
     let all_created = changes.iter().all(|change| change.kind == ChangeKind::Created && change.revision == 1);
     holds(promise, all_created && changes.len() as u64 == WRITES, || format!("{} changes for {WRITES} articles", changes.len()))
 }

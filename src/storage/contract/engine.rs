@@ -8,7 +8,7 @@ use super::kit::{OrViolation as _, Site, batch, holds};
 use super::{GroupKind, PutOutcome, Subject, Violation};
 use crate::article::{Article, ArticleDate, ArticleKey, CanonicalUrl, Filter, StoredArticle, Timestamp};
 use crate::storage::{
-    ArticleStore, CountRequest, CountedGroup, Direction, GroupBy, Precondition, RevisionsRequest, ScanRequest, StoreError, Write,
+    ArticleStore, CountRequest, CountedGroup, Direction, GroupBy, LogPlace, Precondition, RevisionsRequest, ScanRequest, StoreError, Write,
     WriteOutcome, Written,
 };
 
@@ -182,7 +182,7 @@ pub async fn check_closing(store: &dyn ArticleStore) -> Result<(), Violation> {
         ("open_stream", store.open_stream(&stream).await.err()),
         ("rejections", store.rejections(&stream, 0, 1).await.err()),
         ("sequence_after", store.sequence_after(0).await.err()),
-        ("changes", store.changes(0, 1).await.err()),
+        ("changes", store.changes(LogPlace::after(0), 1).await.err()),
         ("snapshot", store.snapshot().await.err()),
         ("verify", store.verify(None).await.err()),
         ("stats", store.stats().await.err()),

@@ -6,7 +6,8 @@ use super::kit::{OrViolation as _, Site, batch, holds, incompressible, same, seq
 use super::pages::all_heads;
 use crate::article::{Article, ArticleKey, Etag, Filter};
 use crate::storage::{
-    ArticleStore, Change, ChangeKind, Contents, CountRequest, GroupBy, Precondition, StoreStats, Write, WriteOutcome, WriteRefusal, Written,
+    ArticleStore, Change, ChangeKind, Contents, CountRequest, GroupBy, LogPlace, Precondition, StoreStats, Write, WriteOutcome,
+    WriteRefusal, Written,
 };
 
 pub async fn check(store: &dyn ArticleStore) -> Result<(), Violation> {
@@ -43,7 +44,7 @@ async fn stats(store: &dyn ArticleStore) -> Result<StoreStats, Violation> {
 }
 
 async fn changes(store: &dyn ArticleStore, after: u64, limit: usize) -> Result<Vec<Change>, Violation> {
-    store.changes(after, limit).await.or_violation("the change log can be read")
+    store.changes(LogPlace::after(after), limit).await.or_violation("the change log can be read")
 }
 
 async fn one_batch_does_everything_in_order(store: &dyn ArticleStore) -> Result<(), Violation> {
@@ -118,6 +119,7 @@ async fn one_batch_does_everything_in_order(store: &dyn ArticleStore) -> Result<
         last_sequence: sequence + 7,
         text_bytes,
         record_bytes: after.record_bytes,
+        trimmed: after.trimmed,
     };
     same("the totals follow every write of a batch", &after, &expected)?;
     let outcome = store.write(batch([delete(&e, Any), delete(&kept[0], Any)])).await.or_violation(promise)?;

@@ -13,8 +13,8 @@ use super::history::kept_of;
 use super::kit::{OrViolation as _, Site, batch, holds, same, sequence};
 use crate::article::{ArticleKey, Digest, Timestamp};
 use crate::storage::{
-    ArticleStore, Change, ChangeKind, Contents, History, Precondition, SnapshotInfo, SnapshotItem, StoreError, StoreId, StreamAdvance,
-    Write, WriteBatch,
+    ArticleStore, Change, ChangeKind, Contents, History, LogPlace, Precondition, SnapshotInfo, SnapshotItem, StoreError, StoreId,
+    StreamAdvance, Write, WriteBatch,
 };
 
 /// Those who write while a snapshot is read, and to how many articles each.
@@ -89,7 +89,7 @@ fn in_order(items: &[SnapshotItem]) -> Result<(), Violation> {
 }
 
 fn totals_are_those_of_the_items(info: &SnapshotInfo, items: &[SnapshotItem]) -> Result<(), Violation> {
-    let mut found = Contents { record_bytes: info.contents.record_bytes, ..Contents::default() };
+    let mut found = Contents { record_bytes: info.contents.record_bytes, trimmed: info.contents.trimmed, ..Contents::default() };
     for item in items {
         match item {
             SnapshotItem::Article(stored) => {
@@ -229,7 +229,7 @@ async fn it_is_the_store_at_one_point(store: &dyn ArticleStore, info: &SnapshotI
     let last = info.contents.last_sequence;
     let later = sequence(store).await? > last;
     holds("writing goes on while a snapshot is read", later, || format!("the last change is still {last}"))?;
-    let mut logged = store.changes(0, usize::try_from(last).unwrap_or(usize::MAX)).await.or_violation(promise)?;
+    let mut logged = store.changes(LogPlace::after(0), usize::try_from(last).unwrap_or(usize::MAX)).await.or_violation(promise)?;
     logged.retain(|change| change.sequence <= last);
     let held: Vec<_> = items.iter().filter_map(|item| if let SnapshotItem::Change(change) = item { Some(change) } else { None }).collect();
     let alike = held.iter().zip(&logged).take_while(|(held, logged)| **held == *logged).count();
@@ -271,7 +271,7 @@ fn its_streams_are_where_their_articles_are(items: &[SnapshotItem], streams: &[W
 }
 
 /// Looks at everything, beside those who write, and finds nothing.
-async fn verify(store: &dyn ArticleStore, writers: Option<&Writers>) -> Result<(), Violation> {
+pub(super) async fn verify(store: &dyn ArticleStore, writers: Option<&Writers>) -> Result<(), Violation> {
     let promise = "a healthy store has no finding, whatever is written meanwhile";
     let (begun, mut cursor, mut checked) = (Timestamp::now(), None, 0);
     loop {
@@ -294,7 +294,7 @@ async fn verify(store: &dyn ArticleStore, writers: Option<&Writers>) -> Result<(
 }
 
 /// Tasks that create, overwrite, delete and create again, and bring ingest streams forward, until they are stopped.
-struct Writers {
+pub(super) struct Writers {
     rounds: Arc<Semaphore>,
     tasks: JoinSet<Result<WrittenStream, Violation>>,
 }

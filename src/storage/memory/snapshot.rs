@@ -43,7 +43,7 @@ fn items(state: &State) -> impl Iterator<Item = SnapshotItem> {
         let Tombstone { revision, sequence, delete_time } = *tombstone;
         SnapshotItem::Tombstone { key: key.clone(), revision, sequence, delete_time }
     });
-    let changes = state.changes.iter().cloned().map(SnapshotItem::Change);
+    let changes = state.changes.values().cloned().map(SnapshotItem::Change);
     let streams = state.streams.iter().filter(|(_, stream)| stream.is_known());
     let streams = streams.map(|(id, stream)| SnapshotItem::Stream { id: id.clone(), position: stream.position().clone() });
     articles.chain(earlier).chain(tombstones).chain(changes).chain(streams)

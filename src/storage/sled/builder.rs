@@ -17,7 +17,7 @@ use super::stored::StoredRecord;
 use super::trees::Trees;
 use crate::article::{ArticleDate, StoredArticle};
 use crate::storage::record::{EncodedContent, HEADER_BYTES, Stamp};
-use crate::storage::{Contents, SnapshotItem, StoreBuilder, StoreError, StoreId};
+use crate::storage::{Contents, SnapshotItem, StoreBuilder, StoreError, StoreId, Trimmed};
 
 /// About how many bytes are written and applied at once.
 const GROUP_BYTES: usize = 4 << 20;
@@ -34,6 +34,7 @@ pub struct SledBuilder {
     state: State,
     /// Articles whose first revision since they were created is there.
     firsts: u64,
+    changes: u64,
     mutations: Vec<Mutation>,
     payloads: Vec<Vec<u8>>,
     payload_bytes: usize,
@@ -91,6 +92,7 @@ impl SledBuilder {
             folder,
             state: State::default(),
             firsts: 0,
+            changes: 0,
             mutations: Vec::new(),
             payloads: Vec::new(),
             payload_bytes: 0,
@@ -124,6 +126,7 @@ impl SledBuilder {
                 self.set(Tree::Tombstones, key, value);
             }
             SnapshotItem::Change(change) => {
+                self.changes += 1;
                 contents.last_sequence = contents.last_sequence.max(change.sequence);
                 self.set(Tree::Changes, change.sequence.to_be_bytes().into(), entry::encode_change(&change));
             }
@@ -189,9 +192,12 @@ impl SledBuilder {
             self.set(Tree::Days, key.into(), manifest.encode(&key));
         }
         self.state.contents.last_sequence = self.state.contents.last_sequence.max(contents.last_sequence);
+        self.state.contents.trimmed =
+            Trimmed { removed: self.state.contents.last_sequence.saturating_sub(self.changes), ..contents.trimmed };
+        self.state.deletions.swept = contents.trimmed.deletions;
         self.state.revisions_dropped = self.firsts < self.state.contents.articles;
         self.flush()?;
-        let told = |contents: &Contents| (contents.articles, contents.earlier_revisions, contents.last_sequence, contents.text_bytes);
+        let told = |contents: &Contents| Contents { record_bytes: 0, ..*contents };
         if told(&self.state.contents) != told(contents) {
             let detail = format!("it should hold {contents:?}, and its items come to {:?}", self.state.contents);
             return Err(StoreError::damaged("the snapshot", detail));

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::checkpoint::CheckpointRequest;
 use super::entry::State;
-use super::group::{Decided, Group, PreparedWrite, Relocation};
+use super::group::{Decided, Group, PreparedWrite, Relocation, TrimStep};
 use super::journal::{Frame, Journal, Mutation};
 use super::shared::Shared;
 use super::supervision::panic_text;
@@ -58,6 +58,11 @@ pub enum Command {
     /// To give a segment up of which nothing stands any more.
     GiveUp {
         segment: u64,
+        reply: oneshot::Sender<Result<(), StoreError>>,
+    },
+    /// To take changes out of the change log.
+    Trim {
+        step: TrimStep,
         reply: oneshot::Sender<Result<(), StoreError>>,
     },
     /// Time for a checkpoint because nothing else is going on.
@@ -170,6 +175,10 @@ impl Committer {
                 }
                 Command::GiveUp { segment, reply } => {
                     group.give_up(segment)?;
+                    self.replies.push(Reply::Done(reply));
+                }
+                Command::Trim { step, reply } => {
+                    group.trim(step)?;
                     self.replies.push(Reply::Done(reply));
                 }
                 Command::Checkpoint => idle = true,
@@ -300,6 +309,7 @@ fn gather(first: Command, queue: &mut mpsc::Receiver<Command>) -> Gathered {
             | Command::ForgetStreams { .. }
             | Command::Relocate { .. }
             | Command::GiveUp { .. }
+            | Command::Trim { .. }
             | Command::Checkpoint => {}
         }
         commands.push(command);
@@ -313,9 +323,10 @@ fn refuse(commands: Vec<Command>, error: &StoreError) {
         match command {
             Command::Write { reply, .. } => answer(reply, Err(error.clone())),
             Command::OpenStream { reply, .. } => answer(reply, Err(error.clone())),
-            Command::Relocate { reply, .. } | Command::GiveUp { reply, .. } | Command::ForgetStreams { reply, .. } => {
-                answer(reply, Err(error.clone()));
-            }
+            Command::Relocate { reply, .. }
+            | Command::GiveUp { reply, .. }
+            | Command::ForgetStreams { reply, .. }
+            | Command::Trim { reply, .. } => answer(reply, Err(error.clone())),
             Command::Checkpoint | Command::Close => {}
         }
     }

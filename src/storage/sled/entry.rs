@@ -7,7 +7,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::keys::{self, Tree};
 use crate::article::{ArticleHead, Digest, Timestamp};
-use crate::storage::{Bookmark, Change, ChangeKind, Contents, IngestPosition, OutcomeCounts, StoreError, StreamState};
+use crate::storage::{Bookmark, Change, ChangeKind, Contents, IngestPosition, OutcomeCounts, StoreError, StreamState, Trimmed};
 
 const FORMAT: u8 = 1;
 const SEAL_BYTES: usize = 9;
@@ -245,16 +245,36 @@ pub struct State {
     pub earlier_record_bytes: u64,
     /// Whether an earlier revision ever went while its article stayed: then the oldest that is there need not be the first.
     pub revisions_dropped: bool,
+    /// How far deletions have come on their way out of the change log.
+    pub deletions: DeletionSweep,
+}
+
+/// How far deletions have come on their way out of the change log: those up to the mark go when whoever began to read the log
+/// before it was swept that far has had time to get past them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DeletionSweep {
+    /// Of the deletions up to this change every one is gone that is not superseded.
+    pub swept: u64,
+    /// How far superseded changes were swept when the mark was made.
+    pub mark: u64,
+    /// When that was, in microseconds since 1970.
+    pub mark_time: i64,
 }
 
 impl State {
     pub fn encode(&self) -> Vec<u8> {
-        let Contents { articles, earlier_revisions, last_sequence, text_bytes, record_bytes } = self.contents;
+        let Contents { articles, earlier_revisions, last_sequence, text_bytes, record_bytes, trimmed } = self.contents;
         let numbers = [self.group, articles, earlier_revisions, last_sequence, text_bytes, record_bytes];
         let mut content = numbers.map(u64::to_be_bytes).concat();
-        if (self.earlier_record_bytes, self.revisions_dropped) != (0, false) {
+        let trims = (trimmed, self.deletions) != Default::default();
+        if trims || (self.earlier_record_bytes, self.revisions_dropped) != (0, false) {
             content.extend_from_slice(&self.earlier_record_bytes.to_be_bytes());
             content.push(self.revisions_dropped.into());
+        }
+        if trims {
+            let (Trimmed { horizon, swept, deletions, removed }, sweep) = (trimmed, self.deletions);
+            content.extend([horizon, swept, deletions, removed, sweep.swept, sweep.mark].iter().flat_map(|number| number.to_be_bytes()));
+            content.extend_from_slice(&sweep.mark_time.to_be_bytes());
         }
         seal(Tree::State, keys::STATE_KEY, &content)
     }
@@ -268,11 +288,18 @@ impl State {
             last_sequence: fields.u64()?,
             text_bytes: fields.u64()?,
             record_bytes: fields.u64()?,
+            trimmed: Trimmed::default(),
         };
         let mut state = Self { group, contents, ..Self::default() };
         // What has nothing to tell of the past, or was written before it could, ends here.
         if !fields.rest.is_empty() {
             (state.earlier_record_bytes, state.revisions_dropped) = (fields.u64()?, fields.u8()? != 0);
+        }
+        if !fields.rest.is_empty() {
+            let (horizon, swept, deletions, removed) = (fields.u64()?, fields.u64()?, fields.u64()?, fields.u64()?);
+            state.contents.trimmed = Trimmed { horizon, swept, deletions, removed };
+            let (swept, mark, mark_time) = (fields.u64()?, fields.u64()?, fields.bytes().map(i64::from_be_bytes)?);
+            state.deletions = DeletionSweep { swept, mark, mark_time };
         }
         Ok(state)
     }
@@ -312,7 +339,8 @@ mod tests {
     #[test]
     fn entries_of_every_earlier_version_are_read() {
         let golden = include_str!("../../../tests/golden/entries-v1.txt");
-        let contents = Contents { articles: 1, earlier_revisions: 2, last_sequence: 3, text_bytes: 4, record_bytes: 5 };
+        let contents =
+            Contents { articles: 1, earlier_revisions: 2, last_sequence: 3, text_bytes: 4, record_bytes: 5, trimmed: Trimmed::default() };
         let time = change().commit_time;
         let counts = OutcomeCounts { created: 1, updated: 2, unchanged: 3, rejected: 4, deleted: 0 };
         let bookmark = Bookmark::default();
@@ -324,6 +352,8 @@ mod tests {
         }
         let state = State { group: 6, contents, ..State::default() };
         let past = State { earlier_record_bytes: 7, revisions_dropped: true, ..state };
+        let mut trimmed = State { deletions: DeletionSweep { swept: 8, mark: 9, mark_time: 10 }, ..state };
+        trimmed.contents.trimmed = Trimmed { horizon: 11, swept: 12, deletions: 13, removed: 14 };
         let written = [
             ("change", encode_change(&change())),
             ("manifest", Manifest { count: 1, checksum: 2 }.encode(&keys::day_key(change().key.date))),
@@ -331,9 +361,11 @@ mod tests {
             ("position", encode_position(b"stream", &position)),
             ("state", state.encode()),
             ("state-of-a-past", past.encode()),
+            ("state-of-a-trimmed-log", trimmed.encode()),
             ("whole_position", encode_position(b"stream", &whole_position)),
         ];
-        assert_eq!([State::decode(&written[4].1).unwrap(), State::decode(&written[5].1).unwrap()], [state, past]);
+        let decoded = [4, 5, 6].map(|at| State::decode(&written[at].1).unwrap());
+        assert_eq!(decoded, [state, past, trimmed]);
         let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         let text: String = written.iter().map(|(name, value)| format!("{name} {}\n", hex(value))).collect();
         assert_eq!(text, golden, "format 1 is fixed: a change needs a new format and code that still reads this one");

@@ -3,8 +3,11 @@
 //! Nothing here writes. Each write sees what those before it in the same group decided, though none of it is stored yet.
 
 mod past;
+mod trim;
 
 use std::collections::{HashMap, HashSet};
+
+pub use trim::TrimStep;
 
 use super::entry::{self, Manifest, SegmentUsage, State, Tombstone};
 use super::journal::{Journal, Location, Mutation};
@@ -122,6 +125,12 @@ pub struct Group<'a> {
     purged: HashSet<Vec<u8>>,
     /// Of articles some of whose stored earlier revisions this group has removed: the key from which on they stay.
     dropped: HashMap<Vec<u8>, Vec<u8>>,
+    /// What readers know to be the horizon of the change log: what goes before it is no surprise to them.
+    horizon: u64,
+    /// Changes that this group has removed from the log already, though sled still has them.
+    removed_changes: HashSet<u64>,
+    /// Whether the state changes in more than its number.
+    trims: bool,
     manifests: HashMap<ArticleDate, Manifest>,
     usages: HashMap<u64, SegmentUsage>,
     /// Segments that are given up with this group.
@@ -132,7 +141,7 @@ pub struct Group<'a> {
 impl<'a> Group<'a> {
     /// A group on top of this state, which is to be the next one of a journal, and which keeps so much of the past.
     pub fn new(trees: &'a Trees, state: State, journal: &Journal, history: History) -> Self {
-        let (entries, additions, purged, dropped, manifests, usages, given_up) = Default::default();
+        let (entries, additions, purged, dropped, removed_changes, manifests, usages, given_up) = Default::default();
         let (mutations, standing, payloads, now) = (Vec::new(), Vec::new(), Vec::new(), Timestamp::now());
         let (place, next_payload) = (segment_list::Place::next(journal, state.group), journal.next_payload());
         Self {
@@ -150,6 +159,9 @@ impl<'a> Group<'a> {
             additions,
             purged,
             dropped,
+            horizon: state.contents.trimmed.horizon,
+            removed_changes,
+            trims: false,
             manifests,
             usages,
             given_up,
@@ -241,7 +253,8 @@ impl<'a> Group<'a> {
             self.mutations.push(Mutation { tree: Tree::Days, key: key.into(), value });
         }
         self.mutations.extend(self.streams.take_mutations());
-        if self.mutations.is_empty() && self.usages.is_empty() && self.standing.is_empty() && self.given_up.is_empty() {
+        let nothing = self.mutations.is_empty() && self.usages.is_empty() && self.standing.is_empty() && self.given_up.is_empty();
+        if nothing && !self.trims {
             return Ok(None);
         }
         let usages = std::mem::take(&mut self.usages);
@@ -326,6 +339,7 @@ impl<'a> Group<'a> {
             return Ok(Err(refusal));
         }
         let Entry::Live { head, payload, .. } = entry else { return Ok(Err(WriteRefusal::NotFound)) };
+        self.supersede_change(head.sequence)?;
         let delete_time = self.now_after(Some(head.update_time));
         self.state.contents.last_sequence += 1;
         let tombstone = Tombstone { revision: head.revision, sequence: self.state.contents.last_sequence, delete_time };
@@ -349,6 +363,7 @@ impl<'a> Group<'a> {
     fn supersede(&mut self, key_bytes: &[u8], entry: &Entry) -> Result<(), StoreError> {
         match entry {
             Entry::Live { head, record, payload } => {
+                self.supersede_change(head.sequence)?;
                 if let Some(revision_key) = self.keep_earlier(key_bytes, head.revision, *payload)? {
                     self.set(Tree::Revisions, revision_key, record.to_vec());
                 }
@@ -357,7 +372,10 @@ impl<'a> Group<'a> {
                 contents.text_bytes = contents.text_bytes.saturating_sub(head.text_bytes);
                 contents.record_bytes = contents.record_bytes.saturating_sub(payload.record_bytes());
             }
-            Entry::Gone(Some(_)) => self.clear(Tree::Tombstones, key_bytes.to_vec()),
+            Entry::Gone(Some(tombstone)) => {
+                self.supersede_change(tombstone.sequence)?;
+                self.clear(Tree::Tombstones, key_bytes.to_vec());
+            }
             Entry::Gone(None) => {}
         }
         Ok(())

@@ -30,6 +30,7 @@ mod streams;
 mod supervision;
 mod synced;
 mod trees;
+mod trim;
 mod verify;
 
 pub use builder::{SledBuilder, compact};
@@ -56,10 +57,11 @@ use self::shared::Shared;
 use self::snapshot::SledSnapshot;
 use self::supervision::{PanicWatch, watch_panics};
 use self::trees::Trees;
+use self::trim::Trimmer;
 use super::{
-    ArticleStore, Change, CountOfGroup, CountRequest, Durability, FoundRevision, IngestStreamId, LookupResult, OpenedStream, Page,
-    PendingCommit, Rejection, RevisionsRequest, ScanRequest, Snapshot, StoreError, StoreHealth, StoreIdentity, StoreOptions, StoreStats,
-    VerifyCursor, VerifyStep, Write, WriteBatch,
+    ArticleStore, Change, CountOfGroup, CountRequest, Durability, FoundRevision, IngestStreamId, LogPlace, LookupResult, OpenedStream,
+    Page, PendingCommit, Rejection, RevisionsRequest, ScanRequest, Snapshot, StoreError, StoreHealth, StoreIdentity, StoreOptions,
+    StoreStats, Trimmed, VerifyCursor, VerifyStep, Write, WriteBatch,
 };
 use crate::article::{ArticleDate, ArticleHead, ArticleKey, CanonicalUrl, StoredArticle, Timestamp};
 
@@ -91,6 +93,8 @@ struct Threads {
     expiry: JoinHandle<()>,
     /// Ends the expiry when it is dropped.
     stop_expiry: std::sync::mpsc::Sender<()>,
+    /// Where changes are trimmed: the thread, which ends when the other is dropped.
+    trimmer: Option<(JoinHandle<()>, std::sync::mpsc::Sender<()>)>,
 }
 
 impl SledStore {
@@ -103,6 +107,7 @@ impl SledStore {
     pub fn open(path: &Path, options: StoreOptions) -> Result<Self, StoreError> {
         let Parts { folder, trees, journal, synced, state } = Parts::open_supervised(path)?;
         let state = revisions::with_earlier_bytes(&trees, state)?;
+        trees.pins().limit(options.snapshot_note_bytes);
         let shared = Arc::new(Shared::new(state));
         let panics = watch_panics({
             let shared = Arc::downgrade(&shared);
@@ -125,6 +130,16 @@ impl SledStore {
             reclaims,
         };
         let reclaimer = Reclaimer::new(Arc::clone(&trees), folder.store_id(), Arc::clone(&shared), commands.downgrade());
+        let trimmer = options.changes.trims().then(|| Trimmer {
+            trees: Arc::clone(&trees),
+            shared: Arc::clone(&shared),
+            committer: commands.downgrade(),
+            retention: options.changes,
+        });
+        let trim = |trimmer: Trimmer| {
+            let (stop, stopped) = std::sync::mpsc::channel();
+            spawn("trim", move || trimmer.run(stopped)).map(|thread| (thread, stop))
+        };
         let committer = Committer {
             trees: Arc::clone(&trees),
             shared: Arc::clone(&shared),
@@ -150,6 +165,7 @@ impl SledStore {
                 let (trees, stop) = (Arc::clone(&trees), Arc::clone(&stop_sweep));
                 move || days::sweep(&trees, &stop)
             })?,
+            trimmer: trimmer.map(trim).transpose()?,
         };
         let identity = StoreIdentity {
             engine: "sled",
@@ -157,6 +173,7 @@ impl SledStore {
             format_version: folder::FORMAT_VERSION,
             durability: options.durability,
             history: options.history,
+            changes: options.changes,
         };
         let pool = Pool::new(Arc::clone(&shared));
         let threads = Mutex::new(Some(threads));
@@ -335,10 +352,16 @@ impl ArticleStore for SledStore {
         self.read(move |trees, _| streams::rejections(trees, &id, from, limit)).await
     }
 
-    async fn changes(&self, after: u64, limit: usize) -> Result<Vec<Change>, StoreError> {
+    fn trimmed(&self) -> Trimmed {
+        self.shared.state().contents.trimmed
+    }
+
+    async fn changes(&self, place: LogPlace, limit: usize) -> Result<Vec<Change>, StoreError> {
         self.caught_up().await;
         let up_to = self.sequence();
-        self.read(move |trees, _| trees.changes(after, up_to, limit)).await
+        let changes = self.read(move |trees, _| trees.changes(place.after, up_to, limit)).await?;
+        // Only now: whatever these lack was announced before it went.
+        if self.trimmed().serves(place) { Ok(changes) } else { Err(StoreError::ChangesTrimmed) }
     }
 
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError> {
@@ -392,7 +415,7 @@ impl ArticleStore for SledStore {
         self.stop_sweep.store(true, Ordering::Relaxed);
         self.shared.writable().map_err(StoreError::Failed)?;
         let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Threads { committer, checkpointer, reclaimer, sweep, expiry, stop_expiry }) = threads else { return Ok(()) };
+        let Some(Threads { committer, checkpointer, reclaimer, sweep, expiry, stop_expiry, trimmer }) = threads else { return Ok(()) };
         drop(stop_expiry);
         let (trees, folder, shared) = (Arc::clone(&self.trees), Arc::clone(&self.folder), Arc::clone(&self.shared));
         let finish = tokio::task::spawn_blocking(move || {
@@ -402,6 +425,10 @@ impl ArticleStore for SledStore {
             reclaimer.join().map_err(ended)?;
             sweep.join().map_err(ended)?;
             expiry.join().map_err(ended)?;
+            if let Some((trimmer, stop)) = trimmer {
+                drop(stop);
+                trimmer.join().map_err(ended)?;
+            }
             shared.writable().map_err(StoreError::Failed)?;
             checkpoint(&trees, &folder, shared.group())
         });

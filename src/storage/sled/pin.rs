@@ -6,20 +6,21 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::journal::Mutation;
 use super::keys::{self, Tree};
+use crate::storage::StoreOptions;
 
-/// Bytes of notes at most: some 300,000 articles changed while a backup is read.
-const NOTE_BYTES: usize = 64 << 20;
 /// What a note takes beside its key and value.
 const OVERHEAD_BYTES: usize = 64;
 
 /// The notes for one snapshot.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Pin {
+    /// Bytes of notes at most.
+    limit: usize,
     notes: Mutex<Notes>,
     exceeded: AtomicBool,
 }
@@ -31,6 +32,10 @@ struct Notes {
 }
 
 impl Pin {
+    fn new(limit: usize) -> Self {
+        Self { limit, notes: Mutex::default(), exceeded: AtomicBool::new(false) }
+    }
+
     /// Notes what stands under the key of a mutation before it is carried out. `read` is only asked the first time.
     pub fn note<E>(&self, mutation: &Mutation, read: impl FnOnce() -> Result<Option<sled::IVec>, E>) -> Result<(), E> {
         let Mutation { tree, key, value } = mutation;
@@ -56,7 +61,7 @@ impl Pin {
         }
         notes.bytes += place.1.len() + value.as_ref().map_or(0, |value| value.len()) + OVERHEAD_BYTES;
         notes.before.insert(place, value);
-        if notes.bytes > NOTE_BYTES {
+        if notes.bytes > self.limit {
             *notes = Notes::default();
             self.exceeded.store(true, Ordering::Release);
         }
@@ -88,24 +93,39 @@ impl Pin {
 }
 
 /// The pin of the snapshot that is being read, if there is one.
-#[derive(Debug, Default)]
-pub struct Pins(Mutex<Weak<Pin>>);
+#[derive(Debug)]
+pub struct Pins {
+    current: Mutex<Weak<Pin>>,
+    /// Bytes of notes that the next pin holds at most.
+    limit: AtomicUsize,
+}
+
+impl Default for Pins {
+    fn default() -> Self {
+        Self { current: Mutex::default(), limit: AtomicUsize::new(StoreOptions::default().snapshot_note_bytes) }
+    }
+}
 
 impl Pins {
+    /// Later pins hold so many bytes of notes at most.
+    pub fn limit(&self, bytes: usize) {
+        self.limit.store(bytes, Ordering::Relaxed);
+    }
+
     /// A pin for a new snapshot; `None` where another is being read. It holds until it is dropped.
     pub fn begin(&self) -> Option<Arc<Pin>> {
-        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if current.strong_count() > 0 {
             return None;
         }
-        let pin = Arc::new(Pin::default());
+        let pin = Arc::new(Pin::new(self.limit.load(Ordering::Relaxed)));
         *current = Arc::downgrade(&pin);
         Some(pin)
     }
 
     /// The pin that holds now.
     pub fn current(&self) -> Option<Arc<Pin>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).upgrade()
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).upgrade()
     }
 }
 
@@ -150,7 +170,7 @@ mod tests {
 
     #[test]
     fn notes_are_bounded_and_what_is_new_takes_none() {
-        let pin = Pin::default();
+        let pin = Pin::new(64 << 20);
         for number in 0..100_000u32 {
             pin.note(&change(Tree::Articles, &number.to_be_bytes()), || Ok::<_, ()>(None)).unwrap();
         }

@@ -60,7 +60,8 @@ pub fn step(trees: &Trees, folder: &Folder, cursor: Option<VerifyCursor>) -> Res
     let mut cursor = cursor.unwrap_or(VerifyCursor { part: 0, after: Vec::new(), findings: 0, checked: 0 });
     let state = state(trees)?;
     let contents = state.contents;
-    let total = 2 * contents.articles + contents.earlier_revisions + contents.last_sequence;
+    let changes = contents.last_sequence.saturating_sub(contents.trimmed.removed);
+    let total = 2 * contents.articles + contents.earlier_revisions + changes;
     let (findings, next) = match PARTS.get(usize::from(cursor.part)) {
         None => (Vec::new(), None),
         Some(Part::Tree(tree)) => step_of_tree(trees, *tree, &mut cursor)?,
@@ -207,7 +208,7 @@ fn look_at_change(trees: &Trees, key: &[u8], value: &[u8]) -> Result<Looked, Sto
         Err(error) => return Ok(Looked::at(damage(FindingKind::ChangeDamaged, None, Err(error)))),
     };
     let before = change.sequence.saturating_sub(1);
-    let gap = before > 0 && trees.get(Tree::Changes, &before.to_be_bytes())?.is_none();
+    let gap = before > 0 && trees.get(Tree::Changes, &before.to_be_bytes())?.is_none() && before > state(trees)?.contents.trimmed.horizon;
     let missing =
         || Finding { kind: FindingKind::ChangeMissing, key: None, detail: format!("change {before} is missing from the change log") };
     Ok(Looked::at(gap.then(missing)))
@@ -248,8 +249,8 @@ fn wrong_total(what: &str, said: u64, found: u64) -> Option<Finding> {
     (said != found).then_some(Finding { kind: FindingKind::TotalsWrong, key: None, detail })
 }
 
-/// What is noted of the use of segments, and of how many earlier revisions there are, against what the records say: a segment that
-/// counts as unused is removed. Nothing can be said where something is written meanwhile.
+/// What is noted of the use of segments, and of how many earlier revisions and changes there are, against what is there: a segment
+/// that counts as unused is removed. Nothing can be said where something is written meanwhile.
 fn usage(trees: &Trees) -> Result<Vec<Finding>, StoreError> {
     let before = state(trees)?;
     let mut earlier_revisions = 0;
@@ -265,7 +266,14 @@ fn usage(trees: &Trees) -> Result<Vec<Finding>, StoreError> {
             }
         }
     }
-    let mut findings: Vec<_> = wrong_total("earlier revisions", before.contents.earlier_revisions, earlier_revisions).into_iter().collect();
+    let contents = before.contents;
+    // Where some were trimmed, the numbers of those that are there have gaps: how many there are tells whether more are missing.
+    let changes = contents.last_sequence.saturating_sub(contents.trimmed.removed);
+    let wrong = [
+        wrong_total("earlier revisions", contents.earlier_revisions, earlier_revisions),
+        wrong_total("changes in the change log", changes, trees.tree(Tree::Changes).len() as u64),
+    ];
+    let mut findings: Vec<_> = wrong.into_iter().flatten().collect();
     for entry in trees.tree(Tree::Segments).iter() {
         let (key, value) = entry.map_err(sled_error)?;
         let noted = SegmentUsage::decode(&key, &value).map(|usage| usage.live_bytes);
