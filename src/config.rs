@@ -50,6 +50,8 @@ pub struct ServeConfig {
     /// Seconds after which an ingest stream that did not advance is forgotten; -1 for never. Default 604,800, which is 7
     /// days; a client that is away for longer begins again.
     pub stream_expiry_seconds: i64,
+    /// Seconds that a client may read nothing of a response before it is ended with READER_STALLED; at least 1. Default 60.
+    pub reader_seconds: u64,
 }
 
 impl Default for ServeConfig {
@@ -68,6 +70,7 @@ impl Default for ServeConfig {
             backup_note_bytes: StoreOptions::default().snapshot_note_bytes,
             drain_seconds: 20,
             stream_expiry_seconds: 7 * 24 * 3600,
+            reader_seconds: 60,
         }
     }
 }
@@ -153,6 +156,9 @@ impl ServeConfig {
         if self.stream_expiry_seconds < 1 && self.stream_expiry_seconds != -1 {
             return Err(format!("stream_expiry_seconds is {}: it must be at least 1, or -1 for never", self.stream_expiry_seconds));
         }
+        if self.reader_seconds == 0 {
+            return Err("reader_seconds is 0: it must be at least 1".into());
+        }
         Ok(())
     }
 
@@ -170,6 +176,11 @@ impl ServeConfig {
             rebuild_time: self.change_rebuild_time.0,
         };
         StoreOptions { durability, stream_expiry, history: self.history, changes, snapshot_note_bytes: self.backup_note_bytes }
+    }
+
+    /// How long a client may read nothing of a response.
+    pub fn reader_patience(&self) -> Duration {
+        Duration::from_secs(self.reader_seconds)
     }
 
     /// The limits on articles.

@@ -26,7 +26,7 @@ use crate::grpc::v1::admin_service_server::AdminServiceServer;
 use crate::grpc::v1::article_service_server::ArticleServiceServer;
 use crate::grpc::v1::change_service_server::ChangeServiceServer;
 use crate::grpc::v1::ingest_service_server::IngestServiceServer;
-use crate::grpc::{Api, CallLimits, DESCRIPTORS, Drain, EndsWithDrain};
+use crate::grpc::{Api, CallLimits, DESCRIPTORS, Drain, EndsWithDrain, Transit, TransitBody};
 use crate::storage::{ArticleStore, StoreHealth};
 
 /// Calls of one connection at once.
@@ -89,7 +89,7 @@ pub async fn serve(
 
     let api = Api::new(Arc::clone(&store), options.limits, drain.clone());
     let limits = options.limits;
-    let guard = GuardLayer { calls: Arc::clone(&calls), draining: drain.begun.clone(), request_bytes: limits.request_bytes };
+    let guard = GuardLayer { calls: Arc::clone(&calls), draining: drain.begun.clone(), limits };
     macro_rules! service {
         ($service:ident) => {
             tower::ServiceBuilder::new().layer(guard.clone()).named_layer(
@@ -195,13 +195,13 @@ impl Drop for CallGuard {
     }
 }
 
-/// Stands before every service: refuses calls while draining, counts those under way, and gives unreadable messages the error
-/// that the protocol's documentation names.
+/// Stands before every service: refuses calls while draining, counts those under way, gives unreadable messages the error that
+/// the protocol's documentation names, and sees to it that no response piles up in the transport.
 #[derive(Debug, Clone)]
 struct GuardLayer {
     calls: Arc<Calls>,
     draining: CancellationToken,
-    request_bytes: usize,
+    limits: CallLimits,
 }
 
 impl<S> Layer<S> for GuardLayer {
@@ -236,23 +236,24 @@ where
         if self.layer.draining.is_cancelled() {
             return Box::pin(async { Ok(Status::from(ApiError::Draining).into_http()) });
         }
-        let request_bytes = self.layer.request_bytes;
+        let CallLimits { request_bytes, reader_patience, .. } = self.layer.limits;
         let answering = self.inner.call(request);
         Box::pin(async move {
-            let response = answering.await?;
+            let mut response = answering.await?;
             if let Some(error) = Status::from_header_map(response.headers()).and_then(|status| unreadable_message(&status, request_bytes)) {
                 return Ok(Status::from(error).into_http());
             }
             // A stream is under way until its last message: the guard goes with the body. One that ends when the drain begins is
             // not waited for: its end may lie behind what its reader does not read.
             let call = response.extensions().get::<EndsWithDrain>().is_none().then_some(call);
-            Ok(response.map(|body| Body::new(GuardedBody { body, _call: call })))
+            let transit = response.extensions_mut().remove().unwrap_or_else(|| Transit::whole(None));
+            Ok(response.map(|body| Body::new(GuardedBody { body: transit.carry(body, reader_patience), _call: call })))
         })
     }
 }
 
 struct GuardedBody {
-    body: Body,
+    body: TransitBody,
     _call: Option<CallGuard>,
 }
 
@@ -266,9 +267,5 @@ impl http_body::Body for GuardedBody {
 
     fn is_end_stream(&self) -> bool {
         self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        self.body.size_hint()
     }
 }

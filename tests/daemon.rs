@@ -6,6 +6,7 @@ mod daemon {
     mod history;
     mod older_files;
     mod revisions;
+    mod stalled;
     mod storm;
     mod streams;
     mod trimming;

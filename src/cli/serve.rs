@@ -106,7 +106,7 @@ pub async fn run(args: ServeArgs) -> Result<(), CommandError> {
     say(&format!("{} holds {} articles{span}", config.data.display(), stats.contents.articles));
     say(&format!("listening on http://{address}"));
 
-    let limits = CallLimits { article: config.limits(), ..CallLimits::default() };
+    let limits = CallLimits { article: config.limits(), reader_patience: config.reader_patience(), ..CallLimits::default() };
     let served = serve(listener, Arc::clone(&store), ServeOptions { limits, drain: config.drain() }, stop).await;
     let closed = store.close().await;
     served.map_err(failed)?;

@@ -61,10 +61,7 @@ impl AdminService for Api {
 
     async fn create_backup(&self, _: Request<v1::CreateBackupRequest>) -> Result<Response<Self::CreateBackupStream>, Status> {
         let snapshot = self.store.snapshot().await.map_err(ApiError::from)?;
-        let stream = Outgoing::stream(self.response_budget.clone(), self.drain.over.clone(), |out| async move {
-            super::backup::send(snapshot, &out).await
-        });
-        Ok(Response::new(stream))
+        Ok(Outgoing::respond(self, &self.drain.over, |out| async move { super::backup::send(snapshot, &out).await }))
     }
 
     type VerifyStoreStream = OutgoingStream<v1::VerifyStoreResponse>;
@@ -74,11 +71,10 @@ impl AdminService for Api {
         let running = Arc::clone(&self.verifying).try_lock_owned().map_err(|_| ApiError::VerificationRunning)?;
         let store = Arc::clone(&self.store);
         // It can take hours, and nothing is lost where it is begun again: no reason for a server to wait before it stops.
-        let stream = Outgoing::stream(self.response_budget.clone(), self.drain.begun.clone(), |out| async move {
+        Ok(Outgoing::respond(self, &self.drain.begun, |out| async move {
             let _running = running;
             super::verification::send(&*store, rate, &out).await
-        });
-        Ok(Response::new(stream))
+        }))
     }
 }
 

@@ -2,10 +2,11 @@
 
 use tonic::{Request, Response, Status};
 
+use super::budget::BudgetShare;
 use super::outgoing::{Outgoing, OutgoingStream};
 use super::status::ApiError;
 use super::v1::{self, article_service_server::ArticleService};
-use super::{Api, STREAM_MESSAGE_BYTES, convert};
+use super::{Api, STREAM_MESSAGE_BYTES, Transit, convert};
 use crate::article::url::RULES_VERSION;
 use crate::article::{ArticleDraft, ArticleKey, Etag, FieldSet, FieldViolation, Filter, Reason};
 use crate::storage::token::{Place, TokenScope};
@@ -36,17 +37,14 @@ impl ArticleService for Api {
             return Err(ApiError::TooManyItems { field: "keys", limit: self.limits.lookup_keys }.into());
         }
         let api = self.clone();
-        let stream =
-            Outgoing::stream(
-                self.response_budget.clone(),
-                self.drain.over.clone(),
-                |out| async move { api.lookup(&keys, fields, &out).await },
-            );
-        Ok(Response::new(stream))
+        Ok(Outgoing::respond(self, &self.drain.over, |out| async move { api.lookup(&keys, fields, &out).await }))
     }
 
     async fn list_articles(&self, request: Request<v1::ListArticlesRequest>) -> Result<Response<v1::ListArticlesResponse>, Status> {
-        Ok(Response::new(self.list(request.into_inner()).await?))
+        let (page, share) = self.list(request.into_inner()).await?;
+        let mut response = Response::new(page);
+        response.extensions_mut().insert(Transit::whole(Some(share)));
+        Ok(response)
     }
 
     type StreamArticlesStream = OutgoingStream<v1::StreamArticlesResponse>;
@@ -56,13 +54,7 @@ impl ArticleService for Api {
         let scan = self.scan_of(filter.as_ref(), order, "resume_token", &resume_token)?;
         let fields = convert::read_mask(read_mask.as_ref()).map_err(ApiError::from)?;
         let api = self.clone();
-        let stream =
-            Outgoing::stream(
-                self.response_budget.clone(),
-                self.drain.over.clone(),
-                |out| async move { api.stream(scan, fields, &out).await },
-            );
-        Ok(Response::new(stream))
+        Ok(Outgoing::respond(self, &self.drain.over, |out| async move { api.stream(scan, fields, &out).await }))
     }
 
     async fn put_article(&self, request: Request<v1::PutArticleRequest>) -> Result<Response<v1::PutArticleResponse>, Status> {
@@ -154,17 +146,20 @@ impl Api {
         Ok(())
     }
 
-    async fn list(&self, request: v1::ListArticlesRequest) -> Result<v1::ListArticlesResponse, ApiError> {
+    /// A page, with the share of the response budget that it takes.
+    async fn list(&self, request: v1::ListArticlesRequest) -> Result<(v1::ListArticlesResponse, BudgetShare), ApiError> {
         let limit = convert::page_size(request.page_size, self.limits.default_page_size, self.limits.max_page_size)?;
         let fields = convert::read_mask(request.read_mask.as_ref())?;
         let mut scan = self.scan_of(request.filter.as_ref(), request.order, "page_token", &request.page_token)?;
         scan.limit = limit;
         scan.text_budget = self.limits.response_bytes / 2;
         let tokens = TokenScope::scan(self.store_id(), &scan.filter, scan.direction);
-        let _share = self.response_budget.share(self.limits.response_bytes).await?;
+        let mut share = self.response_budget.share(self.limits.response_bytes).await?;
         let Page { items, next } = self.page(&scan, fields, self.limits.response_bytes).await?;
         let next_page_token = next.map(|key| tokens.write(&Place::Article(key))).unwrap_or_default();
-        Ok(v1::ListArticlesResponse { articles: items, next_page_token })
+        let page = v1::ListArticlesResponse { articles: items, next_page_token };
+        share.shrink(prost::Message::encoded_len(&page));
+        Ok((page, share))
     }
 
     async fn stream(&self, mut scan: ScanRequest, fields: FieldSet, out: &Outgoing<v1::StreamArticlesResponse>) -> Result<(), ApiError> {

@@ -34,7 +34,7 @@ impl ChangeService for Api {
         let watcher = self.watcher(&request.into_inner())?;
         let drain = self.drain.clone();
         let store = self.store.clone();
-        let stream = Outgoing::stream(self.response_budget.clone(), drain.over, |out| async move {
+        let mut response = Outgoing::respond(self, &self.drain.over, |out| async move {
             tokio::select! {
                 biased;
                 () = drain.begun.cancelled() => match store.health() {
@@ -44,7 +44,6 @@ impl ChangeService for Api {
                 ended = watcher.run(&out) => ended,
             }
         });
-        let mut response = Response::new(stream);
         response.extensions_mut().insert(EndsWithDrain);
         Ok(response)
     }

@@ -32,6 +32,6 @@ impl IngestService for Api {
         &self,
         request: Request<Streaming<v1::IngestArticlesRequest>>,
     ) -> Result<Response<Self::IngestArticlesStream>, Status> {
-        Ok(Response::new(IngestStream::start(self.clone(), request.into_inner())))
+        Ok(IngestStream::start(self.clone(), request.into_inner()))
     }
 }

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use prost::Message as _;
 use tokio::sync::mpsc;
-use tonic::Streaming;
+use tonic::{Response, Streaming};
 
 use super::budget::BudgetShare;
 use super::ingest_items::{self, Checked, Items};
@@ -50,9 +50,9 @@ enum Step {
 
 impl IngestStream {
     /// Serves a stream until it ends.
-    pub fn start(api: Api, messages: Streaming<v1::IngestArticlesRequest>) -> OutgoingStream<v1::IngestArticlesResponse> {
+    pub fn start(api: Api, messages: Streaming<v1::IngestArticlesRequest>) -> Response<OutgoingStream<v1::IngestArticlesResponse>> {
         let (acknowledger, steps) = mpsc::channel(BATCHES_ON_THE_WAY);
-        let (budget, over) = (api.response_budget.clone(), api.drain.over.clone());
+        let response = Outgoing::respond(&api, &api.drain.over, |out| acknowledge(steps, out));
         let limits = api.limits.article;
         let reader = Self { api, opened: None, next_item: 0, recent: VecDeque::new(), limits, acknowledger: acknowledger.clone() };
         tokio::spawn(async move {
@@ -61,7 +61,7 @@ impl IngestStream {
                 drop(acknowledger.send(Step::Fail(error)).await);
             }
         });
-        Outgoing::stream(budget, over, |out| acknowledge(steps, out))
+        response
     }
 
     async fn read(mut self, mut messages: Streaming<v1::IngestArticlesRequest>) -> Result<(), ApiError> {

@@ -15,10 +15,11 @@ mod ingest_stream;
 mod outgoing;
 mod revisions;
 pub mod status;
+mod transit;
 mod verification;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +28,7 @@ use crate::article::Limits;
 use crate::storage::{ArticleStore, StoreId};
 
 pub use budget::ByteBudget;
+pub use transit::{Transit, TransitBody};
 
 /// The generated messages, clients and servers.
 #[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub, unused_qualifications)]
@@ -66,6 +68,8 @@ pub struct CallLimits {
     pub ingest_budget: usize,
     /// Bytes of messages on their way to clients, over all calls. Default 64 MiB.
     pub response_budget: usize,
+    /// How long a reader may take nothing of a response before it is ended, and what it holds goes to others. Default 60 s.
+    pub reader_patience: Duration,
 }
 
 impl Default for CallLimits {
@@ -80,6 +84,7 @@ impl Default for CallLimits {
             batch_articles: 10_000,
             ingest_budget: 64 << 20,
             response_budget: 64 << 20,
+            reader_patience: Duration::from_secs(60),
         }
     }
 }
