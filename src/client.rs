@@ -2,9 +2,13 @@
 //!
 //! Thin on purpose: requests and responses are the messages of the protocol; errors carry the stable reason.
 
+mod ingest;
+mod reconnect;
+mod scan;
 mod watch;
 
 use std::fmt;
+use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
@@ -16,6 +20,9 @@ use tonic_types::StatusExt as _;
 use crate::article::{ArticleDraft, FieldViolation, Timestamp};
 use crate::grpc::convert;
 pub use crate::grpc::v1;
+pub use ingest::{Ingest, IngestOptions, IngestOutcomes};
+pub use reconnect::{Notice, Reconnect};
+pub use scan::Scan;
 pub use watch::{Watch, WatchEvent};
 
 use v1::admin_service_client::AdminServiceClient;
@@ -27,6 +34,12 @@ use v1::ingest_service_client::IngestServiceClient;
 const MAX_RESPONSE_BYTES: usize = 64 << 20;
 /// Messages of items that wait to be sent.
 const MESSAGES_ON_THE_WAY: usize = 2;
+/// How long to wait for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+/// While calls are under way, the server is asked so often whether it is still there; where no answer comes in time, the connection
+/// is given up. Nothing else tells of a network that swallows everything.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A connection to a server. Cheap to clone; clones share the connection.
 #[derive(Debug, Clone)]
@@ -35,6 +48,7 @@ pub struct Client {
     ingest: IngestServiceClient<Channel>,
     changes: ChangeServiceClient<Channel>,
     admin: AdminServiceClient<Channel>,
+    reconnect: Reconnect,
 }
 
 /// Why a call failed.
@@ -72,6 +86,7 @@ impl Client {
         let endpoint = Endpoint::from_shared(address.clone())
             .map_err(|_| unreachable(format!("{server} is no address of a server: write http://HOST:PORT")))?;
         let endpoint = endpoint.tcp_nodelay(true).initial_stream_window_size(1 << 20).initial_connection_window_size(4 << 20);
+        let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).http2_keep_alive_interval(KEEPALIVE).keep_alive_timeout(KEEPALIVE_TIMEOUT);
         let channel = endpoint.connect().await.map_err(|_| {
             unreachable(format!("no server answers at {address}: start one with `dateline serve`, or name another with --server"))
         })?;
@@ -80,7 +95,13 @@ impl Client {
             ingest: IngestServiceClient::new(channel.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES),
             changes: ChangeServiceClient::new(channel.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES),
             admin: AdminServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES),
+            reconnect: Reconnect::default(),
         })
+    }
+
+    /// The same connection, with calls that come back in another way: scans, watches and ingests that begin from here on.
+    pub fn with_reconnect(self, reconnect: Reconnect) -> Self {
+        Self { reconnect, ..self }
     }
 
     /// One article.
@@ -104,7 +125,7 @@ impl Client {
         Ok(self.articles.clone().list_articles(request).await?.into_inner())
     }
 
-    /// All articles that a filter selects, one after the other.
+    /// All articles that a filter selects, one after the other, over one connection: [`scan`](Self::scan) comes back by itself.
     pub async fn stream_articles(&self, request: v1::StreamArticlesRequest) -> Result<ArticleStream, ClientError> {
         let stream = self.articles.clone().stream_articles(request).await?.into_inner();
         Ok(ArticleStream { stream, batch: Vec::new().into_iter(), ended: false })
@@ -182,10 +203,29 @@ impl Client {
     /// # Errors
     /// Where the server refuses the watch, or cannot be reached now. Later interruptions are none: the watch comes back.
     pub async fn watch(&self, request: v1::WatchArticlesRequest) -> Result<Watch, ClientError> {
-        Watch::begin(self.changes.clone(), request).await
+        Watch::begin(self.changes.clone(), request, self.reconnect.clone()).await
     }
 
-    /// Opens an ingest stream; an empty id makes one that cannot be resumed.
+    /// Scans all articles that a filter selects. Returns when the server has begun.
+    ///
+    /// # Errors
+    /// Where the server refuses the scan, or cannot be reached now. Later interruptions are none: the scan comes back.
+    pub async fn scan(&self, request: v1::StreamArticlesRequest) -> Result<Scan, ClientError> {
+        Scan::begin(self.articles.clone(), request, self.reconnect.clone()).await
+    }
+
+    /// Stores any number of articles over an ingest stream that comes back by itself. Returns when the server has opened it, with
+    /// the end that articles are given to and the one that tells what became of them.
+    ///
+    /// # Errors
+    /// Where the server refuses the stream (`STREAM_FINISHED`: it was finished earlier), or cannot be reached now. Later
+    /// interruptions are none: the stream comes back.
+    pub async fn ingest_articles(&self, options: IngestOptions) -> Result<(Ingest, IngestOutcomes), ClientError> {
+        Ingest::begin(self.ingest.clone(), options, self.reconnect.clone()).await
+    }
+
+    /// Opens an ingest stream over one connection; an empty id makes one that cannot be resumed.
+    /// [`ingest_articles`](Self::ingest_articles) comes back by itself.
     pub async fn ingest(
         &self,
         stream_id: &str,

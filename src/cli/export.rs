@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{CommandError, FilterArgs, ServerArgs};
+use super::{CommandError, FilterArgs, RetryArgs, ServerArgs};
 use crate::article::ArticleDraft;
-use crate::client::{ArticleStream, from_wire, v1};
+use crate::client::{Scan, from_wire, v1};
 use crate::formats::{Format, seed_file_name, seed_text, write_ndjson};
 
-/// Writes articles to standard output, to a file, or to a folder.
+/// Writes articles to standard output, to a file, or to a folder. Comes back by itself where the connection breaks.
 #[derive(Debug, Args)]
 #[command(
     after_help = "EXAMPLES:\n  dateline export > all.ndjson\n  dateline export --output all.ndjson.zst --from 2026-02-01\n  dateline export --format seed --output articles/"
@@ -26,6 +26,8 @@ pub struct ExportArgs {
     #[command(flatten)]
     filter: FilterArgs,
     #[command(flatten)]
+    retry: RetryArgs,
+    #[command(flatten)]
     server: ServerArgs,
 }
 
@@ -35,7 +37,8 @@ pub async fn run(args: ExportArgs) -> Result<(), CommandError> {
         return Err(CommandError::Usage("seed text is one file an article: name a folder with --output".into()));
     }
     let request = v1::StreamArticlesRequest { filter: args.filter.filter(), ..v1::StreamArticlesRequest::default() };
-    let mut articles = args.server.connect().await?.stream_articles(request).await?;
+    let client = args.retry.apply(args.server.connect().await?, |text| eprintln!("{text}"));
+    let mut articles = client.scan(request).await?;
     match (args.format, args.output) {
         (Format::Seed, Some(folder)) => export_seeds(&mut articles, &folder).await,
         (_, None) => {
@@ -47,7 +50,7 @@ pub async fn run(args: ExportArgs) -> Result<(), CommandError> {
     }
 }
 
-async fn export_lines(articles: &mut ArticleStream, out: &mut impl Write) -> Result<(), CommandError> {
+async fn export_lines(articles: &mut Scan, out: &mut impl Write) -> Result<(), CommandError> {
     while let Some(article) = articles.next().await? {
         write_ndjson(out, &draft(article)?)?;
     }
@@ -55,7 +58,7 @@ async fn export_lines(articles: &mut ArticleStream, out: &mut impl Write) -> Res
 }
 
 /// The file appears under its name when it is whole.
-async fn export_file(articles: &mut ArticleStream, path: &Path) -> Result<(), CommandError> {
+async fn export_file(articles: &mut Scan, path: &Path) -> Result<(), CommandError> {
     let failed = |error: std::io::Error| CommandError::Failed(format!("cannot write {}: {error}", path.display()));
     let part = PathBuf::from(format!("{}.part", path.display()));
     let mut file = BufWriter::with_capacity(1 << 18, File::create(&part).map_err(failed)?);
@@ -76,7 +79,7 @@ async fn export_file(articles: &mut ArticleStream, path: &Path) -> Result<(), Co
     fs::rename(&part, path).map_err(failed)
 }
 
-async fn export_seeds(articles: &mut ArticleStream, folder: &Path) -> Result<(), CommandError> {
+async fn export_seeds(articles: &mut Scan, folder: &Path) -> Result<(), CommandError> {
     let failed = |error: std::io::Error| CommandError::Failed(format!("cannot write to {}: {error}", folder.display()));
     fs::create_dir_all(folder).map_err(failed)?;
     let (mut written, mut refused) = (0u64, 0u64);

@@ -1,5 +1,6 @@
 //! `dateline ingest`: article files into a running server, over ingest streams that can be resumed.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fs;
 use std::io::Write as _;
@@ -14,21 +15,21 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
-use super::{CommandError, ServerArgs};
-use crate::client::{Client, IngestEvent, IngestReceiver, to_wire, v1};
+use super::{CommandError, RetryArgs, ServerArgs};
+use crate::client::{Client, IngestOptions, to_wire, v1};
 use crate::formats::{ArticleReader, Format, Location, article_files};
 
-/// Articles of a message, and about how many bytes of them.
-const MESSAGE_ARTICLES: usize = 500;
-const MESSAGE_BYTES: usize = 512 << 10;
+/// Articles that the reading thread hands over at once, and about how many bytes of them.
+const CHUNK_ARTICLES: usize = 500;
+const CHUNK_BYTES: usize = 512 << 10;
 /// Problems that are printed one by one; the others are counted.
 const PRINTED_PROBLEMS: u64 = 100;
 const STDIN: &str = "standard input";
 
 /// Stores the articles of files: seed text or NDJSON, also .gz and .zst, folders of them, or - for standard input.
 ///
-/// A run that was cut off goes on where it was when it is started again: each NDJSON file is an ingest stream whose name
-/// follows from the file's path, size and time. Articles that are stored already are UNCHANGED and grow nothing.
+/// Where the connection breaks or the server is started anew, it comes back by itself. A run that was cut off goes on where it
+/// was when it is started again: each NDJSON file is an ingest stream whose name follows from the file's path, size and time. Articles that are stored already are UNCHANGED and grow nothing.
 #[derive(Debug, Args)]
 #[command(
     after_help = "EXAMPLES:\n  dateline ingest articles.ndjson.gz\n  dateline ingest seeds\n  crawl | dateline ingest -\n\nMembers of an NDJSON line: date, url, title, lead, body, and optionally publish_time, modify_time, crawl_time, authors,\nkeywords, section, language, publisher, annotations. Any other is kept as an annotation."
@@ -43,6 +44,8 @@ pub struct IngestArgs {
     /// Print a JSON object at the end
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    retry: RetryArgs,
     #[command(flatten)]
     server: ServerArgs,
 }
@@ -61,8 +64,17 @@ pub async fn run(args: IngestArgs) -> Result<(), CommandError> {
         return Err(CommandError::Usage("--stream names the stream of one file: give one file".into()));
     }
     let client = args.server.connect().await?;
-    let mut run =
-        Run { client, started: Instant::now(), counts: v1::OutcomeCounts::default(), malformed: 0, unreadable: 0, problems: 0, skipped: 0 };
+    let mut run = Run {
+        client,
+        retry: args.retry,
+        started: Instant::now(),
+        told: 0,
+        counts: v1::OutcomeCounts::default(),
+        before: v1::OutcomeCounts::default(),
+        malformed: 0,
+        unreadable: 0,
+        problems: 0,
+    };
     let mut rest = &files[..];
     while let Some(first) = rest.first() {
         // Seed text holds one article a file: what comes one after the other shares a stream.
@@ -79,13 +91,17 @@ pub async fn run(args: IngestArgs) -> Result<(), CommandError> {
 
 struct Run {
     client: Client,
+    retry: RetryArgs,
     started: Instant,
+    /// Articles with an outcome.
+    told: u64,
+    /// The outcomes of this run, of the streams that are finished.
     counts: v1::OutcomeCounts,
+    /// The outcomes of earlier runs of the same streams.
+    before: v1::OutcomeCounts,
     malformed: u64,
     unreadable: u64,
     problems: u64,
-    /// Items that an earlier run had sent.
-    skipped: i64,
 }
 
 /// What the reading thread found.
@@ -120,124 +136,86 @@ impl Run {
         let derived = match (stream, is_stdin, format) {
             (Some(name), _, _) => name.to_owned(),
             (None, false, Format::Ndjson) => stream_name(path).map_err(|error| CommandError::Failed(format!("{name}: {error}")))?,
-            // One article is not worth resuming, and standard input cannot be read again.
+            // One article is not worth resuming by a later run, and standard input cannot be read again.
             (None, _, _) => String::new(),
         };
-        let (mut sender, mut receiver, opened) = match self.client.ingest(&derived, false).await {
+        let bar = progress_bar(path, &name, more.len());
+        let saying = bar.clone();
+        let client = self.retry.apply(self.client.clone(), move |text| saying.suspend(|| eprintln!("{text}")));
+        let open = |id: String| client.ingest_articles(IngestOptions::stream(id));
+        let (mut ingest, mut outcomes) = match open(derived.clone()).await {
             Err(error) if error.reason == "STREAM_FINISHED" && stream.is_none() => {
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos());
-                self.client.ingest(&format!("{derived}-{now}"), false).await?
+                open(format!("{derived}-{now}")).await?
             }
             opened => opened?,
         };
-        let bar = progress_bar(path, &name, more.len());
         let files_read = Arc::new(AtomicU64::new(0));
         let position = if more.is_empty() { reader.progress() } else { Arc::clone(&files_read) };
         let (chunks, mut read) = mpsc::channel(4);
         let more = more.to_owned();
         let reading = tokio::task::spawn_blocking(move || read_chunks(reader, more, &files_read, &chunks));
-        if opened.next_item > 0 {
-            let rejected = opened.counts.map_or(0, |counts| counts.rejected);
-            let but = if rejected > 0 { format!(", but for {rejected} that were rejected") } else { String::new() };
-            bar.suspend(|| eprintln!("dateline: {name}: going on after {} articles that an earlier run stored{but}", opened.next_item));
-            self.skipped += opened.next_item;
+        let (stored, before) = (ingest.next_item(), ingest.counts_before());
+        if stored > 0 {
+            let but = if before.rejected > 0 { format!(", but for {} that were rejected", before.rejected) } else { String::new() };
+            bar.suspend(|| eprintln!("dateline: {name}: going on after {stored} articles that an earlier run stored{but}"));
         }
-        let mut sent = VecDeque::new();
-        let (mut next_item, mut acknowledged, mut open) = (0, opened.next_item, true);
-        while open || acknowledged < next_item {
-            tokio::select! {
-                chunk = read.recv(), if open => match chunk {
-                    None => open = false,
-                    Some(chunk) => {
-                        self.malformed += chunk.malformed;
-                        self.unreadable += chunk.unreadable;
-                        chunk.problems.iter().for_each(|problem| self.problem(Some(&bar), problem));
-                        bar.set_position(position.load(Ordering::Relaxed));
-                        let known = usize::try_from(opened.next_item - next_item).unwrap_or(0).min(chunk.articles.len());
-                        let first_item = next_item + known as i64;
-                        next_item += chunk.articles.len() as i64;
-                        let (locations, articles): (Vec<_>, Vec<_>) = chunk.articles.into_iter().skip(known).unzip();
-                        if articles.is_empty() {
-                            continue;
-                        }
-                        sent.extend((first_item..).zip(locations));
-                        // Waiting for room to send must not stop the acknowledgements that make room.
-                        let sending = sender.send(first_item, articles);
-                        tokio::pin!(sending);
-                        loop {
-                            tokio::select! {
-                                done = &mut sending => match done {
-                                    Ok(()) => break,
-                                    Err(error) => return Err(self.ended(&mut receiver, error).await),
-                                },
-                                event = receiver.next() => acknowledged = self.event(event, &mut sent, format, &bar)?.unwrap_or(acknowledged),
-                            }
-                        }
+        let run = RefCell::new(&mut *self);
+        let sent = RefCell::new(VecDeque::new());
+        let give = async {
+            let mut item = 0;
+            while let Some(chunk) = read.recv().await {
+                run.borrow_mut().found(&chunk, &bar);
+                bar.set_position(position.load(Ordering::Relaxed));
+                for (location, article) in chunk.articles {
+                    if item >= stored {
+                        sent.borrow_mut().push_back(location);
+                        ingest.push(article).await?;
                     }
-                },
-                event = receiver.next() => acknowledged = self.event(event, &mut sent, format, &bar)?.unwrap_or(acknowledged),
+                    item += 1;
+                }
             }
-        }
+            ingest.finish().await
+        };
+        // Taken at the same time: outcomes make room for further articles.
+        let take = async {
+            let mut explained = 0;
+            while let Some(outcome) = outcomes.next().await? {
+                let location = sent.borrow_mut().pop_front();
+                explained += i64::from(outcome.error.is_some());
+                run.borrow_mut().outcome(outcome, location, format, &bar);
+            }
+            Ok(explained)
+        };
+        let (committed, explained) = tokio::try_join!(give, take)?;
         reading.await.map_err(|error| CommandError::Failed(error.to_string()))?;
-        sender.commit(next_item.max(opened.next_item)).await?;
-        match receiver.next().await? {
-            Some(IngestEvent::Committed(_)) => {}
-            _ => {
-                return Err(CommandError::Failed(format!(
-                    "{name}: the server did not confirm the end of the stream; run the command again"
-                )));
-            }
+        let counts = difference(committed.counts.unwrap_or_default(), before);
+        self.counts = sum(self.counts, counts);
+        self.before = sum(self.before, before);
+        for _ in explained..counts.rejected {
+            self.problem(
+                Some(&bar),
+                &format!("{name}: an article was rejected, and the connection broke before the server said which and why"),
+            );
         }
         bar.finish_and_clear();
         Ok(())
     }
 
-    /// Takes an acknowledgement in. Gives the number below which everything is durable.
-    fn event(
-        &mut self,
-        event: Result<Option<IngestEvent>, crate::client::ClientError>,
-        sent: &mut VecDeque<(i64, Location)>,
-        format: Format,
-        bar: &ProgressBar,
-    ) -> Result<Option<i64>, CommandError> {
-        let ack = match event? {
-            Some(IngestEvent::Ack(ack)) => ack,
-            Some(IngestEvent::Committed(_)) => return Ok(None),
-            None => return Err(CommandError::Failed("the server ended the stream early; run the command again to go on".into())),
-        };
-        let mut outcomes = ack.outcomes.into_iter().peekable();
-        while sent.front().is_some_and(|(item, _)| *item < ack.next_item) {
-            let Some((item, location)) = sent.pop_front() else { break };
-            match outcomes.next_if(|outcome| outcome.item == item) {
-                None => self.counts.created += 1,
-                Some(outcome) => match outcome.outcome() {
-                    v1::Outcome::Updated => self.counts.updated += 1,
-                    v1::Outcome::Unchanged => self.counts.unchanged += 1,
-                    v1::Outcome::Created => self.counts.created += 1,
-                    v1::Outcome::Rejected | v1::Outcome::Deleted | v1::Outcome::Unspecified => {
-                        self.counts.rejected += 1;
-                        let error = outcome.error.unwrap_or_default();
-                        let place = error.fields.first().map_or(location.clone(), |field| location.of_field(format, &field.field));
-                        self.problem(Some(bar), &format!("{place}: {}: {}", error.reason, error.message));
-                    }
-                },
-            }
-        }
-        let counts = self.counts;
-        let total = counts.created + counts.updated + counts.unchanged + counts.rejected;
-        bar.set_message(format!("{total} articles, {:.0}/s", total as f64 / self.started.elapsed().as_secs_f64()));
-        Ok(Some(ack.next_item))
+    /// Takes in what the reading thread found besides articles.
+    fn found(&mut self, chunk: &Chunk, bar: &ProgressBar) {
+        self.malformed += chunk.malformed;
+        self.unreadable += chunk.unreadable;
+        chunk.problems.iter().for_each(|problem| self.problem(Some(bar), problem));
     }
 
-    /// Why a stream that takes nothing more has ended: the receiving side knows.
-    async fn ended(&self, receiver: &mut IngestReceiver, error: crate::client::ClientError) -> CommandError {
-        loop {
-            match receiver.next().await {
-                Ok(Some(_)) => {}
-                Ok(None) => return error.into(),
-                Err(reason) => return reason.into(),
-            }
+    fn outcome(&mut self, outcome: v1::ItemOutcome, location: Option<Location>, format: Format, bar: &ProgressBar) {
+        if let (Some(location), Some(error)) = (location, outcome.error) {
+            let place = error.fields.first().map_or(location.clone(), |field| location.of_field(format, &field.field));
+            self.problem(Some(bar), &format!("{place}: {}: {}", error.reason, error.message));
         }
+        self.told += 1;
+        bar.set_message(format!("{} articles, {:.0}/s", self.told, self.told as f64 / self.started.elapsed().as_secs_f64()));
     }
 
     fn problem(&mut self, bar: Option<&ProgressBar>, problem: &str) {
@@ -252,13 +230,17 @@ impl Run {
 
     fn report(&self, json: bool) -> Result<(), CommandError> {
         let v1::OutcomeCounts { created, updated, unchanged, rejected, .. } = self.counts;
-        let total = created + updated + unchanged + rejected;
+        let (total, before) = (total(self.counts), total(self.before));
         let seconds = self.started.elapsed().as_secs_f64();
         let mut out = std::io::stdout().lock();
         if json {
             let object = json!({
                 "articles": total, "created": created, "updated": updated, "unchanged": unchanged, "rejected": rejected,
-                "malformed": self.malformed, "unreadable": self.unreadable, "stored_before": self.skipped, "seconds": seconds,
+                "malformed": self.malformed, "unreadable": self.unreadable, "seconds": seconds,
+                "stored_before": before, "before": {
+                    "created": self.before.created, "updated": self.before.updated,
+                    "unchanged": self.before.unchanged, "rejected": self.before.rejected,
+                },
             });
             writeln!(out, "{object}")?;
             return Ok(());
@@ -270,6 +252,30 @@ impl Run {
             "{total} articles: {created} created, {updated} updated, {unchanged} unchanged, {rejected} rejected, {malformed} malformed in {seconds:.1} s ({rate:.0}/s)"
         )?;
         Ok(())
+    }
+}
+
+fn total(counts: v1::OutcomeCounts) -> i64 {
+    counts.created + counts.updated + counts.unchanged + counts.rejected + counts.deleted
+}
+
+fn sum(one: v1::OutcomeCounts, other: v1::OutcomeCounts) -> v1::OutcomeCounts {
+    v1::OutcomeCounts {
+        created: one.created + other.created,
+        updated: one.updated + other.updated,
+        unchanged: one.unchanged + other.unchanged,
+        rejected: one.rejected + other.rejected,
+        deleted: one.deleted + other.deleted,
+    }
+}
+
+fn difference(all: v1::OutcomeCounts, before: v1::OutcomeCounts) -> v1::OutcomeCounts {
+    v1::OutcomeCounts {
+        created: all.created - before.created,
+        updated: all.updated - before.updated,
+        unchanged: all.unchanged - before.unchanged,
+        rejected: all.rejected - before.rejected,
+        deleted: all.deleted - before.deleted,
     }
 }
 
@@ -299,7 +305,7 @@ fn read_chunks(reader: ArticleReader, files: Vec<PathBuf>, files_read: &AtomicU6
     while more {
         let mut chunk = Chunk { articles: Vec::new(), problems: Vec::new(), malformed: 0, unreadable: 0 };
         let mut bytes = 0;
-        while more && chunk.articles.len() < MESSAGE_ARTICLES && bytes < MESSAGE_BYTES && chunk.problems.len() < MESSAGE_ARTICLES {
+        while more && chunk.articles.len() < CHUNK_ARTICLES && bytes < CHUNK_BYTES && chunk.problems.len() < CHUNK_ARTICLES {
             match next() {
                 None => more = false,
                 Some((Ok(found), _)) => {

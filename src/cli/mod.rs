@@ -19,10 +19,12 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::client::{Client, ClientError, v1};
+use crate::client::{Client, ClientError, Reconnect, v1};
 use crate::storage::StoreError;
 
 /// Keeps news articles by publication date and URL, and serves them over gRPC.
@@ -154,6 +156,23 @@ struct ServerArgs {
 impl ServerArgs {
     async fn connect(&self) -> Result<Client, CommandError> {
         Ok(Client::connect(&self.server).await?)
+    }
+}
+
+/// How long to try again.
+#[derive(Debug, Args)]
+struct RetryArgs {
+    /// How long to try to go on, without any progress, where the connection breaks or the server is started anew
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    retry_for: u64,
+}
+
+impl RetryArgs {
+    /// Calls of the client come back for so long, and `say` is told when they have to.
+    fn apply(&self, client: Client, say: impl Fn(&str) + Send + Sync + 'static) -> Client {
+        let notice = move |error: &ClientError| say(&format!("dateline: interrupted, and trying again: {error}"));
+        let give_up_after = Duration::from_secs(self.retry_for);
+        client.with_reconnect(Reconnect { give_up_after, notice: Some(Arc::new(notice)), ..Reconnect::default() })
     }
 }
 

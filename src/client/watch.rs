@@ -5,19 +5,16 @@
 
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tonic::transport::Channel;
-use tonic::{Code, Status, Streaming};
-use tonic_types::StatusExt as _;
+use tonic::{Status, Streaming};
 
+use super::reconnect::{Backoff, passes};
 use super::v1::{self, change_service_client::ChangeServiceClient, watch_articles_request::Start};
-use super::{ClientError, cut_off};
+use super::{ClientError, Reconnect, cut_off};
 
 /// The server says something every 10 seconds: a connection that is silent for so long is dead.
 const SILENCE: Duration = Duration::from_secs(60);
-/// How long to wait before the first attempt to come back; twice as long before each further one.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Changes as they are made: what [`Client::watch`](super::Client::watch) gives.
 #[derive(Debug)]
@@ -28,7 +25,7 @@ pub struct Watch {
     stream: Option<Streaming<v1::WatchArticlesResponse>>,
     /// The message that came with the connection and was not given yet.
     first: Option<v1::WatchArticlesResponse>,
-    pause: Duration,
+    backoff: Backoff,
 }
 
 /// What happens on a watch.
@@ -41,8 +38,12 @@ pub enum WatchEvent {
 }
 
 impl Watch {
-    pub(super) async fn begin(changes: ChangeServiceClient<Channel>, request: v1::WatchArticlesRequest) -> Result<Self, ClientError> {
-        let mut watch = Self { changes, request, stream: None, first: None, pause: FIRST_PAUSE };
+    pub(super) async fn begin(
+        changes: ChangeServiceClient<Channel>,
+        request: v1::WatchArticlesRequest,
+        reconnect: Reconnect,
+    ) -> Result<Self, ClientError> {
+        let mut watch = Self { changes, request, stream: None, first: None, backoff: Backoff::new(reconnect) };
         watch.open().await?;
         Ok(watch)
     }
@@ -63,6 +64,7 @@ impl Watch {
             }
             Err(status) => {
                 self.stream = None;
+                self.backoff.note(&status);
                 if passes(&status) { Ok(WatchEvent::Interrupted(status.into())) } else { Err(status.into()) }
             }
         }
@@ -70,16 +72,14 @@ impl Watch {
 
     async fn receive(&mut self) -> Result<v1::WatchArticlesResponse, Status> {
         if self.stream.is_none() {
-            sleep(self.pause).await; // ok: a server that is down or starts is not asked all the time.
-            self.pause = LONGEST_PAUSE.min(self.pause * 2);
+            self.backoff.pause().await;
             self.open().await?;
             if let Some(first) = self.first.take() {
                 return Ok(first);
             }
         }
         let message = next_message(self.stream.as_mut()).await?;
-        // Whatever was wrong is over.
-        self.pause = FIRST_PAUSE;
+        self.backoff.progress();
         Ok(message)
     }
 
@@ -101,14 +101,4 @@ async fn next_message(stream: Option<&mut Streaming<v1::WatchArticlesResponse>>)
 
 fn silent() -> Status {
     Status::unavailable("the server was silent for too long")
-}
-
-/// Whether trying again may help: the server said so, or it said nothing and the connection broke.
-fn passes(status: &Status) -> bool {
-    let said_nothing = status.get_details_error_info().is_none();
-    match status.code() {
-        Code::Unavailable => true,
-        Code::Unknown | Code::Internal | Code::Cancelled | Code::DeadlineExceeded | Code::Aborted => said_nothing,
-        _ => false,
-    }
 }

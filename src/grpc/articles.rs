@@ -155,7 +155,7 @@ impl Api {
         scan.text_budget = self.limits.response_bytes / 2;
         let tokens = TokenScope::scan(self.store_id(), &scan.filter, scan.direction);
         let mut share = self.response_budget.share(self.limits.response_bytes).await?;
-        let Page { items, next } = self.page(&scan, fields, self.limits.response_bytes).await?;
+        let (Page { items, next }, _) = self.page(&scan, fields, self.limits.response_bytes).await?;
         let next_page_token = next.map(|key| tokens.write(&Place::Article(key))).unwrap_or_default();
         let page = v1::ListArticlesResponse { articles: items, next_page_token };
         share.shrink(prost::Message::encoded_len(&page));
@@ -171,10 +171,11 @@ impl Api {
         let mut article_count = 0;
         loop {
             let share = out.share(STREAM_MESSAGE_BYTES).await?;
-            let Page { items, next } = self.page(&scan, fields, STREAM_MESSAGE_BYTES).await?;
+            let (Page { items, next }, last) = self.page(&scan, fields, STREAM_MESSAGE_BYTES).await?;
             article_count += items.len() as i64;
-            let resume_token = next.clone().map(|key| tokens.write(&Place::Article(key))).unwrap_or_default();
-            if !items.is_empty() {
+            // The last batch has a token as well: without one, a stream that is cut off after it would begin anew.
+            if let Some(last) = last {
+                let resume_token = tokens.write(&Place::Article(last));
                 out.send(message(Event::Batch(v1::ArticleBatch { articles: items, resume_token })), Some(share)).await?;
             }
             scan.after = next;
@@ -185,8 +186,13 @@ impl Api {
     }
 
     /// A page of articles with these fields, by the cheapest way, that takes at most so many bytes on the wire or holds one
-    /// article.
-    async fn page(&self, scan: &ScanRequest, fields: FieldSet, wire_bytes: usize) -> Result<Page<v1::Article>, ApiError> {
+    /// article; and the key of its last.
+    async fn page(
+        &self,
+        scan: &ScanRequest,
+        fields: FieldSet,
+        wire_bytes: usize,
+    ) -> Result<(Page<v1::Article>, Option<ArticleKey>), ApiError> {
         let (found, next): (Vec<(ArticleKey, v1::Article)>, _) = if fields.needs_only_head() {
             let Page { items, next } = self.store.scan_heads(scan).await?;
             let wire = |head: crate::article::ArticleHead| {
@@ -198,17 +204,17 @@ impl Api {
             let Page { items, next } = self.store.scan(scan).await?;
             (items.into_iter().map(|article| (article.head.key.clone(), convert::article_to_wire(article, fields))).collect(), next)
         };
-        let mut page = Page { items: Vec::with_capacity(found.len()), next: None };
+        let (mut items, mut last) = (Vec::with_capacity(found.len()), None);
         let mut bytes = 0;
         for (key, article) in found {
             bytes += wire_size(&article);
-            if bytes > wire_bytes && !page.items.is_empty() {
-                return Ok(page);
+            if bytes > wire_bytes && !items.is_empty() {
+                return Ok((Page { items, next: last.clone() }, last));
             }
-            page.items.push(article);
-            page.next = Some(key);
+            items.push(article);
+            last = Some(key);
         }
-        Ok(Page { next, ..page })
+        Ok((Page { items, next }, last))
     }
 
     fn scan_of(

@@ -101,7 +101,7 @@ impl IngestStream {
             let OpenedStream { epoch, position, recent } = self.api.store.open_stream(&parsed).await?;
             let IngestPosition { next_item, counts: so_far, state, bookmark, .. } = position;
             if state == StreamState::Finished {
-                return Err(ApiError::StreamFinished);
+                return Err(ApiError::StreamFinished(so_far));
             }
             (self.next_item, self.recent, counts) = (next_item, recent.into(), so_far);
             opened.bookmark = bookmark.as_bytes().to_vec();

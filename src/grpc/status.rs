@@ -10,7 +10,7 @@ use tonic_types::{ErrorDetails, FieldViolation as WireViolation, StatusExt as _}
 
 use crate::article::{ArticleKey, FieldViolation, Reason};
 use crate::storage::token::TokenError;
-use crate::storage::{StoreError, WriteRefusal};
+use crate::storage::{OutcomeCounts, StoreError, WriteRefusal};
 
 /// The domain of every reason, as google.rpc.ErrorInfo has it.
 pub const DOMAIN: &str = "dateline";
@@ -82,8 +82,8 @@ pub enum ApiError {
     },
     /// A message of an ingest stream came out of turn.
     StreamProtocol(&'static str),
-    /// The ingest stream was finished earlier.
-    StreamFinished,
+    /// The ingest stream was finished earlier, with these outcomes.
+    StreamFinished(OutcomeCounts),
     /// The number of items in a commit is not the number of items received.
     ItemCountMismatch {
         /// How many were received.
@@ -183,7 +183,7 @@ impl ApiError {
                 (Code::FailedPrecondition, "ITEM_CONFLICT", text)
             }
             Self::StreamProtocol(text) => (Code::InvalidArgument, "STREAM_PROTOCOL", (*text).into()),
-            Self::StreamFinished => {
+            Self::StreamFinished(_) => {
                 let text = "this ingest stream was committed earlier: open another id to send the items again";
                 (Code::FailedPrecondition, "STREAM_FINISHED", text.into())
             }
@@ -211,6 +211,12 @@ impl ApiError {
             Self::ChangesTrimmed { earliest_token } => HashMap::from([("earliest_token".to_owned(), earliest_token.clone())]),
             Self::ItemGap { next_item } => pair("next_item", *next_item),
             Self::ItemConflict { item } => pair("item", *item),
+            Self::StreamFinished(counts) => {
+                let OutcomeCounts { created, updated, unchanged, rejected, deleted } = *counts;
+                let outcomes = [("created", created), ("updated", updated), ("unchanged", unchanged), ("rejected", rejected)];
+                let others = [("deleted", deleted), ("item_count", counts.total())];
+                outcomes.into_iter().chain(others).map(|(name, number)| (name.to_owned(), number.to_string())).collect()
+            }
             Self::ItemCountMismatch { received } => pair("received_items", *received),
             Self::MessageTooLarge { limit } | Self::TooManyItems { limit, .. } => pair("limit", *limit as u64),
             _ => HashMap::new(),
