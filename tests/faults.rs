@@ -81,7 +81,7 @@ where
         Err(reason) => (format!("{name} (ignored: {reason})"), true),
     };
     let run = move || {
-        let command = plan.command(name);
+        let command = plan.command("faults", name);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         means.and_then(|()| runtime.block_on(test(plan))).map_or_else(
             |error| Err(Failed::from(format!("{error}\nagain: {command}"))),

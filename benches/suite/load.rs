@@ -126,7 +126,7 @@ pub async fn ingest(
                 }
                 return Ok((counts.created as u64, latencies));
             }
-            Some(Reply::Opened(_)) | None => {}
+            Some(Reply::Opened(_) | Reply::Rejections(_)) | None => {}
         }
     }
     Err("the ingest stream ended without a commit".into())

@@ -57,8 +57,8 @@ impl Plan {
     }
 
     /// How to run one test again with the same choices.
-    pub fn command(&self, test: &str) -> String {
+    pub fn command(&self, program: &str, test: &str) -> String {
         let size = format!("{:?}", self.size).to_lowercase();
-        format!("DATELINE_FAULTS={size} DATELINE_FAULTS_SEED={} cargo test --release --test faults -- {test}", self.seed)
+        format!("DATELINE_FAULTS={size} DATELINE_FAULTS_SEED={} cargo test --release --test {program} -- {test}", self.seed)
     }
 }
