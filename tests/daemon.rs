@@ -5,6 +5,7 @@ mod daemon {
     pub mod harness;
     mod history;
     mod older_files;
+    mod resume;
     mod revisions;
     mod stalled;
     mod storm;
