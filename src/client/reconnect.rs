@@ -125,3 +125,43 @@ pub(super) fn passes(status: &Status) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tonic_types::ErrorDetails;
+
+    use super::*;
+
+    #[test]
+    fn only_what_may_pass_is_tried_again_and_not_for_ever() {
+        let mut backoff = Backoff::new(Reconnect::default());
+        backoff.interrupted(Status::unavailable("down")).unwrap();
+        backoff.interrupted(Status::internal("the connection broke")).unwrap();
+        backoff.interrupted(Status::invalid_argument("no")).unwrap_err();
+        let said = ErrorDetails::with_error_info("ETAG_MISMATCH", "dateline", std::collections::HashMap::new());
+        backoff.interrupted(Status::with_error_details(Code::Aborted, "no", said)).unwrap_err();
+
+        let mut backoff = Backoff::new(Reconnect { give_up_after: Duration::ZERO, ..Reconnect::default() });
+        backoff.interrupted(Status::unavailable("down")).unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn pauses_grow_up_to_a_bound_and_are_never_shorter_than_the_server_asks_for() {
+        let (first_pause, longest_pause) = (Duration::from_millis(8), Duration::from_millis(20));
+        let mut backoff = Backoff::new(Reconnect { first_pause, longest_pause, ..Reconnect::default() });
+        for pause in [8, 16, 20, 20].map(Duration::from_millis) {
+            assert_eq!(backoff.pause, pause);
+            let begun = Instant::now();
+            backoff.pause().await;
+            assert!(begun.elapsed() >= pause / 2);
+        }
+        backoff.progress();
+        assert_eq!(backoff.pause, first_pause);
+        let retry = Duration::from_millis(120);
+        let busy = Status::with_error_details(Code::Unavailable, "busy", ErrorDetails::with_retry_info(Some(retry)));
+        backoff.interrupted(busy).unwrap();
+        let begun = Instant::now();
+        backoff.pause().await;
+        assert!(begun.elapsed() >= retry);
+    }
+}

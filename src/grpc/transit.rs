@@ -4,13 +4,14 @@
 //! memory for as long as a reader likes; so that is little, and the rest stays here, where it can be taken back.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use http::HeaderMap;
 use http_body::Frame;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 use tonic::body::Body;
 
@@ -65,7 +66,7 @@ impl Transit {
         };
         *state = State::Sending(Box::new(Sending { body, rest: Bytes::new(), taken: 0, _share: share }));
         drop(state);
-        TransitBody { transit: self, patience }
+        TransitBody { transit: self, patience, watching: None }
     }
 
     /// How many pieces were taken so far: grows as long as somebody reads.
@@ -96,19 +97,20 @@ pub struct TransitBody {
     transit: Transit,
     /// How long the rest may lie before time takes it back; `None` where somebody else does.
     patience: Option<Duration>,
+    /// Watches the time; ends with the body.
+    watching: Option<AbortOnDropHandle<()>>,
 }
 
 /// Takes a response back where nothing of it is read for so long.
-async fn watch(transit: Weak<Mutex<State>>, patience: Duration) {
-    let mut seen = None;
-    while let Some(transit) = transit.upgrade().map(Transit) {
-        let taken = Some(transit.taken());
+async fn watch(transit: Transit, patience: Duration) {
+    let mut seen = transit.taken();
+    loop {
+        tokio::time::sleep(patience).await; // ok: the time that a reader has.
+        let taken = transit.taken();
         if taken == seen {
             return transit.revoke(ApiError::ReaderStalled.into());
         }
-        drop(transit);
         seen = taken;
-        tokio::time::sleep(patience).await; // ok: the time that a reader has.
     }
 }
 
@@ -117,7 +119,7 @@ impl http_body::Body for TransitBody {
     type Error = Status;
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let Self { transit, patience } = self.get_mut();
+        let Self { transit, patience, watching } = self.get_mut();
         let mut state = transit.lock();
         match &mut *state {
             State::Sending(sending) => {
@@ -136,7 +138,7 @@ impl http_body::Body for TransitBody {
                         Err(frame) => return Poll::Ready(Some(Ok(frame))),
                     }
                     if let Some(patience) = patience.take() {
-                        tokio::spawn(watch(Arc::downgrade(&transit.0), patience));
+                        *watching = Some(AbortOnDropHandle::new(tokio::spawn(watch(transit.clone(), patience))));
                     }
                 }
                 sending.taken += 1;

@@ -31,7 +31,7 @@ fn impatient(interruptions: &Arc<AtomicUsize>) -> Reconnect {
 pub async fn test(plan: Plan) -> Result<String, String> {
     let begun = Instant::now();
     let mut chance = plan.chance("cuts");
-    let input = Arc::new(Input::new(plan.number(6_000, 40_000, 100_000), plan.number(1_500, 3_000, 5_000), &mut chance));
+    let input = Arc::new(Input::new(plan.number(4_000, 40_000, 100_000), plan.number(1_500, 3_000, 5_000), &mut chance));
     let (kills, cuts_wanted) = (plan.number(2, 5, 10), plan.number(200, 800, 2_000));
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     let launch = Launch::on(&folder.path().join("data"));
