@@ -15,6 +15,7 @@ mod cuts {
     pub mod memory;
     pub mod proxy;
     pub mod run;
+    pub mod takeover;
 }
 #[path = "faults/daemon.rs"]
 #[expect(dead_code, reason = "the fault harness uses the rest")]
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
     let trials = vec![
         trial(&plan, "cuts", cuts::run::test),
         trial(&plan, "lost_answer", cuts::commit::test),
+        trial(&plan, "late_opening", cuts::takeover::test),
         trial(&plan, "memory", cuts::memory::test),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()

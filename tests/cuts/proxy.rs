@@ -61,6 +61,13 @@ struct Shared {
     /// Whether what the server sends is held back.
     holding: watch::Sender<bool>,
     held: AtomicU64,
+    /// Whether what clients send over new connections stays here.
+    late: watch::Sender<bool>,
+    /// What clients sent that way.
+    late_bytes: Mutex<Vec<u8>>,
+    /// Whether the server is to get it now, and how many bytes it has answered.
+    delivering: watch::Sender<bool>,
+    answered: watch::Sender<u64>,
     /// Told to cut every connection there is.
     cut_all: watch::Sender<u64>,
     cuts: Mutex<BTreeMap<(From, Kind), usize>>,
@@ -77,6 +84,10 @@ impl Proxy {
             cutting: watch::Sender::new(false),
             holding: watch::Sender::new(false),
             held: AtomicU64::new(0),
+            late: watch::Sender::new(false),
+            late_bytes: Mutex::default(),
+            delivering: watch::Sender::new(false),
+            answered: watch::Sender::new(0),
             cut_all: watch::Sender::new(0),
             cuts: Mutex::default(),
         });
@@ -122,6 +133,22 @@ impl Proxy {
         self.shared.held.load(Ordering::Relaxed)
     }
 
+    /// Whether what clients send over connections that begin from now on stays here, until it is delivered.
+    pub fn set_late(&self, late: bool) {
+        self.shared.late.send_replace(late);
+    }
+
+    /// Whether a client has sent this over such a connection.
+    pub fn keeps(&self, text: &str) -> bool {
+        lock(&self.shared.late_bytes).windows(text.len()).any(|bytes| bytes == text.as_bytes())
+    }
+
+    /// Delivers what was kept to the server, though its client is gone; waits until it has answered so many bytes.
+    pub async fn deliver(&self, answer: u64) {
+        self.shared.delivering.send_replace(true);
+        drop(self.shared.answered.subscribe().wait_for(|bytes| *bytes >= answer).await);
+    }
+
     /// Cuts every connection there is.
     pub fn cut_all(&self) {
         self.shared.cut_all.send_modify(|times| *times += 1);
@@ -147,6 +174,9 @@ impl Shared {
         let mut server = TcpStream::connect(upstream).await?;
         client.set_nodelay(true)?;
         server.set_nodelay(true)?;
+        if *self.late.borrow() {
+            return self.keep(client, server).await;
+        }
         let cut = self.cutting.borrow().then(|| self.choose());
         let (from_client, from_server) = cut.map_or((u64::MAX, u64::MAX), |cut| (cut.client_bytes, cut.server_bytes));
         let ended = {
@@ -177,6 +207,34 @@ impl Shared {
             }
         }
         Ok(())
+    }
+
+    /// Keeps what the client sends until it is cut off, and delivers it when told to.
+    async fn keep(&self, mut client: TcpStream, mut server: TcpStream) -> io::Result<()> {
+        let mut cut_all = self.cut_all.subscribe();
+        let mut buffer = vec![0; 16 << 10];
+        let mut kept = Vec::new();
+        loop {
+            let read = tokio::select! {
+                _ = cut_all.changed() => break,
+                read = client.read(&mut buffer) => read?,
+            };
+            if read == 0 {
+                break;
+            }
+            kept.extend_from_slice(&buffer[..read]);
+            lock(&self.late_bytes).extend_from_slice(&buffer[..read]);
+        }
+        drop(client);
+        self.delivering.subscribe().wait_for(|delivering| *delivering).await.map_err(io::Error::other)?;
+        server.write_all(&kept).await?;
+        loop {
+            let read = server.read(&mut buffer).await?;
+            if read == 0 {
+                return Ok(());
+            }
+            self.answered.send_modify(|bytes| *bytes += read as u64);
+        }
     }
 
     fn choose(&self) -> Cut {
