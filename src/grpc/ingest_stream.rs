@@ -8,9 +8,9 @@ use std::collections::VecDeque;
 
 use prost::Message as _;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tonic::{Response, Streaming};
 
-use super::budget::BudgetShare;
 use super::ingest_items::{self, Checked, Items};
 use super::outgoing::{Outgoing, OutgoingStream};
 use super::status::{ApiError, unreadable_message};
@@ -19,7 +19,8 @@ use super::{Api, STREAM_MESSAGE_BYTES, convert};
 use crate::article::{DateHorizon, FieldViolation, Limits, Reason};
 use crate::storage::stream::{BookmarkTooLong, RECENT_ITEMS};
 use crate::storage::{
-    Bookmark, IngestPosition, IngestStreamId, ItemHash, OpenedStream, OutcomeCounts, PendingCommit, StreamAdvance, StreamState, WriteBatch,
+    BatchOutcome, Bookmark, IngestPosition, IngestStreamId, ItemHash, OpenedStream, OutcomeCounts, PendingCommit, StoreError,
+    StreamAdvance, StreamState, WriteBatch,
 };
 
 /// Batches of one stream on their way at once.
@@ -43,7 +44,7 @@ pub struct IngestStream {
 enum Step {
     Opened(v1::IngestOpened, OutcomeCounts, bool),
     Rejections(v1::IngestRejections),
-    Batch { first_item: u64, items: Items, pending: PendingCommit, share: BudgetShare },
+    Batch { first_item: u64, items: Items, pending: JoinHandle<Result<BatchOutcome, StoreError>> },
     Commit(Option<PendingCommit>),
     Fail(ApiError),
 }
@@ -174,7 +175,13 @@ impl IngestStream {
         let rejections = items.rejections(first_item);
         let stream = self.advance().map(|advance| StreamAdvance { rejections, hashes, bookmark, ..advance });
         let pending = self.api.store.submit(WriteBatch { writes, stream }).await?;
-        self.step(Step::Batch { first_item, items, pending, share }).await
+        // The share goes back when the batch is durable, not when the client gets around to reading that.
+        let pending = tokio::spawn(async move {
+            let outcome = pending.await;
+            drop(share);
+            outcome
+        });
+        self.step(Step::Batch { first_item, items, pending }).await
     }
 
     /// The hash of the item that came under this number, where it is known.
@@ -226,10 +233,9 @@ async fn acknowledge(mut steps: mpsc::Receiver<Step>, out: Outgoing<v1::IngestAr
                 vec![Reply::Opened(opened)]
             }
             Step::Rejections(rejections) => vec![Reply::Rejections(rejections)],
-            Step::Batch { first_item, items, pending, share } => {
+            Step::Batch { first_item, items, pending } => {
                 let rejected = items.rejected();
-                let outcome = pending.await?;
-                drop(share);
+                let outcome = pending.await.unwrap_or(Err(StoreError::Closed))?;
                 outcome.outcomes.iter().for_each(|outcome| counts.add(outcome));
                 counts.rejected += rejected;
                 acks(first_item, items.results(outcome.outcomes), report_all).into_iter().map(Reply::Ack).collect()

@@ -1,12 +1,17 @@
-//! Scans that nobody reads: what they hold goes to others when a reader has had its time, however long the connection stays open.
+//! Clients that do not read: what their scans hold goes to others when they have had their time, however long the connection stays
+//! open, and what they ingest is held no longer than until it is durable.
 
 use std::time::{Duration, Instant};
 
 use dateline::client::v1;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt as _;
 use v1::article_service_client::ArticleServiceClient;
+use v1::ingest_articles_request::Message;
+use v1::ingest_service_client::IngestServiceClient;
 use v1::stream_articles_response::Event;
 
 use super::harness::{Daemon, article};
@@ -82,4 +87,30 @@ async fn scans_that_nobody_reads_hold_no_budget_for_ever() {
         told += usize::from(end.is_some());
     }
     assert!(told > STALLED / 2, "only {told} were ended");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ingest_stream_whose_acknowledgements_nobody_reads_holds_no_budget() {
+    // Those on their way to the store would fill the budget for ingestion, 64 MiB, if they were held until they are acknowledged.
+    const MESSAGES: usize = 7;
+    const ITEMS: usize = 5;
+    let daemon = Daemon::start().await;
+    let large = |name: String| article("2024-05-01", &format!("https://large.example/{name}"), "T", &"text ".repeat((3 << 20) / 5 - 100));
+    // The server may send nothing but the beginning of its response.
+    let endpoint = Endpoint::from_shared(daemon.address.clone()).unwrap().initial_stream_window_size(0);
+    let channel = endpoint.connect().await.unwrap();
+    let (sender, messages) = mpsc::channel(1);
+    let _replies = IngestServiceClient::new(channel).ingest_articles(ReceiverStream::new(messages)).await.unwrap();
+    for message in 0..MESSAGES {
+        let articles = (0..ITEMS).map(|item| large(format!("{message}-{item}"))).collect();
+        let items = v1::IngestItems { first_item: (message * ITEMS) as i64, articles, ..Default::default() };
+        sender.send(v1::IngestArticlesRequest { message: Some(Message::Items(items)) }).await.unwrap();
+    }
+    let begun = Instant::now();
+    while daemon.client.status().await.unwrap().contents.unwrap().article_count < (MESSAGES * ITEMS) as i64 {
+        assert!(begun.elapsed() < Duration::from_secs(120), "the articles are not stored");
+        tokio::task::yield_now().await;
+    }
+    let results = daemon.client.batch_ingest_articles(vec![large("a".into()), large("b".into())]).await.unwrap();
+    assert!(results.iter().all(|result| result.outcome() == v1::Outcome::Created));
 }
