@@ -53,7 +53,7 @@ impl Turmoil {
 
     /// Some articles are revised, some deleted, some created; the daemon is stopped or killed, and comes back.
     async fn stir(&mut self) {
-        self.stir_and(if self.round % 2 == 0 { Self::kill } else { Self::stop }).await;
+        self.stir_and(if self.round.is_multiple_of(2) { Self::kill } else { Self::stop }).await;
     }
 
     fn kill(&mut self) {
