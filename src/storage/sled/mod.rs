@@ -189,6 +189,23 @@ impl SledStore {
         self.pool.run(move |cancelled| job(&trees, cancelled)).await
     }
 
+    /// Reads something of one article: where it is asked for, unless its day was not looked at yet or reads are slow.
+    async fn read_one<T: Send + 'static>(
+        &self,
+        date: ArticleDate,
+        job: impl FnOnce(&Trees) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.caught_up().await;
+        let mut job = Some(job);
+        let here = || job.take_if(|_| self.trees.day_is_known(date)).map(|job| job(&self.trees)).transpose();
+        match (self.pool.run_here(here), job) {
+            (Some(found), _) => found,
+            (None, Some(job)) => self.read(move |trees, _| job(trees)).await,
+            // cannot happen: a job that ran has a result.
+            (None, None) => Err(StoreError::Closed),
+        }
+    }
+
     /// Returns when readers see everything that was acknowledged.
     async fn caught_up(&self) {
         if self.identity.durability == Durability::Interval {
@@ -243,13 +260,8 @@ impl ArticleStore for SledStore {
     }
 
     async fn article(&self, key: &ArticleKey) -> Result<Option<StoredArticle>, StoreError> {
-        self.caught_up().await;
-        let here = || if self.trees.day_is_known(key.date) { self.trees.article(key).map(Some) } else { Ok(None) };
-        if let Some(found) = self.pool.run_here(here) {
-            return found;
-        }
         let key = key.clone();
-        self.read(move |trees, _| trees.article(&key)).await
+        self.read_one(key.date, move |trees| trees.article(&key)).await
     }
 
     async fn latest_article(&self, url: &CanonicalUrl) -> Result<Option<StoredArticle>, StoreError> {
@@ -277,12 +289,12 @@ impl ArticleStore for SledStore {
 
     async fn revision(&self, key: &ArticleKey, revision: u64) -> Result<FoundRevision, StoreError> {
         let key = key.clone();
-        self.read(move |trees, _| trees.revision(&key, revision)).await
+        self.read_one(key.date, move |trees| trees.revision(&key, revision)).await
     }
 
     async fn revision_as_of(&self, key: &ArticleKey, instant: Timestamp) -> Result<FoundRevision, StoreError> {
         let key = key.clone();
-        self.read(move |trees, _| trees.revision_as_of(&key, instant)).await
+        self.read_one(key.date, move |trees| trees.revision_as_of(&key, instant)).await
     }
 
     async fn revisions(&self, request: &RevisionsRequest) -> Result<Page<StoredArticle, u64>, StoreError> {
