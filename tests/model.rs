@@ -16,20 +16,25 @@ mod reclaim;
 #[path = "model/run.rs"]
 mod run;
 
-use dateline::storage::ArticleStore as _;
+use dateline::storage::{ArticleStore as _, History};
 use proptest::prelude::*;
 
 use operation::{Operation, Question, operations};
 use run::Run;
 
-async fn compare(operations: Vec<(Operation, Vec<Question>)>) {
-    let mut run = Run::begin();
+async fn compare(history: History, operations: Vec<(Operation, Vec<Question>)>) {
+    let mut run = Run::begin(history);
     for (number, (operation, questions)) in operations.into_iter().enumerate() {
         run.carry_out(number, operation).await;
         agreement::check(run.store(), &run.model, &questions).await;
     }
     run.store().close().await.unwrap();
     assert!(!run.path.join("sled/blobs").read_dir().is_ok_and(|mut files| files.next().is_some()), "sled made a blob file");
+}
+
+/// How many earlier revisions are kept: all as often as fewer.
+fn history() -> impl Strategy<Value = History> {
+    prop_oneof![Just(History::All), (0..3u64).prop_map(History::Last)]
 }
 
 /// Enough to be quick, unless more are asked for.
@@ -42,8 +47,8 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn the_store_does_what_maps_do(operations in operations()) {
+    fn the_store_does_what_maps_do(history in history(), operations in operations()) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        runtime.block_on(compare(operations));
+        runtime.block_on(compare(history, operations));
     }
 }

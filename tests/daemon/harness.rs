@@ -77,6 +77,11 @@ impl Daemon {
     pub async fn restart_with(&mut self, configure: impl FnOnce(&mut Command)) {
         self.terminate();
         assert!(self.ended().success(), "the daemon must end with success");
+        self.start_again_with(configure).await;
+    }
+
+    /// Starts it again with other settings once it has ended.
+    pub async fn start_again_with(&mut self, configure: impl FnOnce(&mut Command)) {
         (self.process, self.address, self.client) = launch(&self.folder, ANY_PORT, configure).await;
     }
 

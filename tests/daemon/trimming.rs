@@ -241,6 +241,67 @@ async fn a_watch_from_the_beginning_rebuilds_the_store_while_it_is_written_and_t
     }
 }
 
+/// What is taken of it under load fits together: what is missing of its log, and how much.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_is_whole_while_the_log_is_written_and_trimmed() {
+    let daemon = Daemon::start_with(told(&["--change-retention-count", "50", "--change-rebuild-time", "0s", "--history", "1"])).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let writers: Vec<_> = (0..3).map(|writer| tokio::spawn(write(daemon.client.clone(), Arc::clone(&stop), writer))).collect();
+    let folder = tempfile::tempdir().unwrap();
+    for round in 1..=3 {
+        until("trimming", async || bounds(&daemon).await.trimmed_count > 100 * round).await;
+        let (backup, data) = (folder.path().join("store.backup"), folder.path().join(format!("{round}")));
+        let (backup, data) = (backup.to_str().unwrap(), data.to_str().unwrap());
+        for args in
+            [&["backup", backup, "--server", &daemon.address][..], &["restore", backup, "--data", data], &["verify", "--data", data]]
+        {
+            let output = dateline(args).output().unwrap();
+            assert!(output.status.success(), "{args:?}: {output:?}");
+        }
+        std::fs::remove_file(backup).unwrap();
+    }
+    stop.store(true, Ordering::Relaxed);
+    for writer in writers {
+        writer.await.unwrap();
+    }
+}
+
+/// Writes until the daemon is gone.
+async fn write_on(client: Client, writer: u64, kill: u64) {
+    for number in 0.. {
+        let url = format!("https://writer-{writer}.example/{}", number % 10);
+        let article = article(DATE, &url, &format!("{kill} {number}"), "B");
+        let put = client.put_article(v1::PutArticleRequest { article: Some(article), ..Default::default() });
+        if put.await.is_err() {
+            return;
+        }
+        if number % 7 == 0 {
+            let request = v1::DeleteArticleRequest { key: Some(key(DATE, &url)), allow_missing: true, ..Default::default() };
+            drop(client.delete_article(request).await);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_while_it_is_trimmed_leaves_a_log_that_adds_up() {
+    let settings = &["--change-retention-count", "30", "--change-rebuild-time", "0s", "--history", "1"];
+    let mut daemon = Daemon::start_with(told(settings)).await;
+    for kill in 0..5 {
+        let before = bounds(&daemon).await.trimmed_count;
+        let writers: Vec<_> = (0..3).map(|writer| tokio::spawn(write_on(daemon.client.clone(), writer, kill))).collect();
+        until("trimming", async || bounds(&daemon).await.trimmed_count > before + 40).await;
+        daemon.kill();
+        for writer in writers {
+            writer.await.unwrap();
+        }
+        daemon.start_again_with(told(settings)).await;
+        rebuilds(&daemon, beginning()).await;
+        assert!(bounds(&daemon).await.trimmed_count > before + 40, "what was told of the log was durable");
+        let verified = dateline(&["verify", "--server", &daemon.address]).output().unwrap();
+        assert!(verified.status.success(), "{verified:?}");
+    }
+}
+
 /// The changes of a message from there, with the token after them.
 async fn follow(client: &Client, start: Start) -> Result<(Vec<v1::ArticleChange>, String), ClientError> {
     let mut watch = client.watch(v1::WatchArticlesRequest { start: Some(start), ..Default::default() }).await?;

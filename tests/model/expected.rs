@@ -8,7 +8,7 @@ use std::sync::Arc;
 use dateline::article::{Article, ArticleDate, ArticleHead, ArticleKey, Digest, Etag, FieldViolation, Reason, StoredArticle, Timestamp};
 use dateline::storage::stream::RECENT_ITEMS;
 use dateline::storage::{
-    BatchOutcome, Bookmark, ChangeKind, IngestPosition, ItemHash, OpenedStream, Precondition, Rejection, RejectionCause, StoreError,
+    BatchOutcome, Bookmark, ChangeKind, History, IngestPosition, ItemHash, OpenedStream, Precondition, Rejection, RejectionCause, StoreError,
     StreamAdvance, StreamState, Write, WriteBatch, WriteOutcome, WriteRefusal, Written,
 };
 
@@ -17,6 +17,8 @@ use super::operation::{Batch, Condition, Opening, PlannedAdvance, PlannedWrite, 
 /// What a store should hold. Cheap to clone: texts are shared.
 #[derive(Debug, Clone, Default)]
 pub struct Model {
+    /// How many earlier revisions the store keeps.
+    pub history: History,
     pub articles: BTreeMap<ArticleKey, Kept>,
     pub changes: Vec<Changed>,
     deleted: BTreeMap<ArticleKey, ArticleHead>,
@@ -50,6 +52,11 @@ pub struct Changed {
 }
 
 impl Model {
+    /// A store that keeps so many earlier revisions, and holds nothing yet.
+    pub fn of(history: History) -> Self {
+        Self { history, ..Self::default() }
+    }
+
     /// What to submit for a batch, given everything that was planned before it; the model then has the batch planned too.
     pub fn plan(&mut self, batch: &Batch) -> WriteBatch {
         let mut after = self.clone();
@@ -206,7 +213,10 @@ impl Model {
             update_time,
             text_bytes: article.text_bytes() as u64,
         };
-        let earlier_revisions = before.as_ref().map_or(0, |kept| kept.earlier_revisions + 1);
+        let earlier_revisions = before.as_ref().map_or(0, |kept| match self.history {
+            History::All => kept.earlier_revisions + 1,
+            History::Last(count) => count.min(kept.earlier_revisions + 1),
+        });
         let stored = Arc::new(StoredArticle { head: head.clone(), article: article.clone() });
         self.articles.insert(key, Kept { stored, earlier_revisions });
         if before.is_some() {

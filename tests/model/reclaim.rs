@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use dateline::storage::sled::SledStore;
-use dateline::storage::{ArticleStore as _, StoreOptions};
+use dateline::storage::{ArticleStore as _, History, StoreOptions};
 
 use super::agreement;
 use super::image::Image;
@@ -40,7 +40,7 @@ fn complete_segments(folder: &Path) -> Vec<PathBuf> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn giving_space_back_loses_nothing() {
-    let mut run = Run::begin();
+    let mut run = Run::begin(History::All);
     let mut number = 0..;
     let mut next = || number.next().unwrap();
     run.carry_out(next(), batch(places().map(|place| put(place, 3)))).await;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 
 use dateline::storage::sled::SledStore;
-use dateline::storage::{ArticleStore as _, PendingCommit, StoreOptions};
+use dateline::storage::{ArticleStore as _, History, PendingCommit, StoreOptions};
 use tempfile::TempDir;
 
 use super::expected::Model;
@@ -20,10 +20,13 @@ pub struct Run {
 }
 
 impl Run {
-    pub fn begin() -> Self {
+    /// A new store that keeps so many earlier revisions.
+    pub fn begin(history: History) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("0");
-        Self { store: Some(SledStore::open(&path, StoreOptions::default()).unwrap()), folder, path, model: Model::default() }
+        let model = Model::of(history);
+        let store = SledStore::open(&path, StoreOptions { history, ..StoreOptions::default() }).unwrap();
+        Self { store: Some(store), folder, path, model }
     }
 
     pub fn store(&self) -> &SledStore {
@@ -33,7 +36,8 @@ impl Run {
     fn reopen(&mut self, path: PathBuf) {
         // Whoever holds the old one holds the folder's lock.
         self.store = None;
-        self.store = Some(SledStore::open(&path, StoreOptions::default()).unwrap());
+        let options = StoreOptions { history: self.model.history, ..StoreOptions::default() };
+        self.store = Some(SledStore::open(&path, options).unwrap());
         self.path = path;
     }
 
