@@ -22,7 +22,7 @@ fn impatient(interruptions: &Arc<AtomicUsize>) -> Reconnect {
     let counted = Arc::clone(interruptions);
     Reconnect {
         first_pause: Duration::from_millis(5),
-        longest_pause: Duration::from_millis(100),
+        longest_pause: Duration::from_millis(50),
         give_up_after: Duration::from_secs(60),
         notice: Some(Arc::new(move |_| _ = counted.fetch_add(1, Ordering::Relaxed))),
     }
@@ -119,7 +119,9 @@ async fn take(mut outcomes: IngestOutcomes, input: Arc<Input>, reached: watch::S
         let expected = input.items.get(taken).ok_or("there are more outcomes than items")?.outcome;
         match outcome.outcome() {
             _ if outcome.item != taken as i64 => return Err(format!("the outcome of item {} came after {taken} others", outcome.item)),
-            v1::Outcome::Unspecified => unknown += 1,
+            // What was rejected the server tells again.
+            v1::Outcome::Unspecified if expected != v1::Outcome::Rejected => unknown += 1,
+            v1::Outcome::Rejected if outcome.error.is_none() => return Err(format!("item {taken} was rejected for no reason")),
             found if found == expected => {}
             found => return Err(format!("item {taken} has the outcome {found:?}, expected {expected:?}")),
         }
