@@ -286,6 +286,28 @@ async fn dateline_ingest_that_was_killed_goes_on_where_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn dateline_ingest_gives_up_when_it_was_told_to_and_loses_nothing() {
+    let mut daemon = Daemon::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("articles.ndjson");
+    write_lines(&file);
+    let address = daemon.address.clone();
+    let command = |retry_for: &str| dateline(&["ingest", file.to_str().unwrap(), "--json", "--retry-for", retry_for, "--server", &address]);
+    let running = Running::start(command("1"));
+    holds(&daemon.client, 1_000).await;
+    daemon.kill();
+    let begun = Instant::now();
+    let (status, output, errors) = running.end();
+    assert!((1..60).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+    assert!(status == Some(1) && output.is_empty() && errors.contains("trying again"), "{status:?} {output} {errors}");
+    daemon.start_again_in_place().await;
+    let (_, output, errors) = Running::start(command("60")).end();
+    let json: Value = serde_json::from_str(&output).unwrap_or_else(|_| panic!("{errors}"));
+    assert_eq!(json["articles"].as_u64().unwrap() + json["stored_before"].as_u64().unwrap(), LINES as u64);
+    check_lines(&daemon).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn dateline_export_outlasts_a_kill_of_the_daemon() {
     let mut daemon = Daemon::start().await;
     store(&daemon.client, (0..5_000).map(lasting), "Title").await;
