@@ -54,10 +54,34 @@ pub struct Client {
 /// Why a call failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientError {
-    /// The stable reason: as the server gave it, or `UNREACHABLE`, or the name of the code where there is none.
+    /// The stable reason: as the server gave it, or `UNREACHABLE`, `INVALID_ADDRESS`, `CUT_OFF`, or the name of the code where there is none.
     pub reason: String,
     /// A sentence for people.
     pub message: String,
+}
+
+impl ClientError {
+    /// Whether trying again may help: the server is not there, stops, starts, or has no room or time now.
+    pub fn is_passing(&self) -> bool {
+        const PASSING: [&str; 14] = [
+            "UNREACHABLE",
+            "CUT_OFF",
+            "OVERLOADED",
+            "DRAINING",
+            "STORAGE_FAILED",
+            "DISK_FULL",
+            "READER_STALLED",
+            "STREAM_INTERRUPTED",
+            // Names of codes: the connection broke, and no server said why.
+            "Unavailable",
+            "Unknown",
+            "Internal",
+            "Cancelled",
+            "DeadlineExceeded",
+            "Aborted",
+        ];
+        PASSING.contains(&self.reason.as_str())
+    }
 }
 
 impl std::error::Error for ClientError {}
@@ -83,8 +107,10 @@ impl Client {
     pub async fn connect(server: &str) -> Result<Self, ClientError> {
         let address = if server.contains("://") { server.to_owned() } else { format!("http://{server}") };
         let unreachable = |text: String| ClientError { reason: "UNREACHABLE".into(), message: text };
-        let endpoint = Endpoint::from_shared(address.clone())
-            .map_err(|_| unreachable(format!("{server} is no address of a server: write http://HOST:PORT")))?;
+        let endpoint = Endpoint::from_shared(address.clone()).map_err(|_| {
+            let message = format!("{server} is no address of a server: write http://HOST:PORT");
+            ClientError { reason: "INVALID_ADDRESS".into(), message }
+        })?;
         let endpoint = endpoint.tcp_nodelay(true).initial_stream_window_size(1 << 20).initial_connection_window_size(4 << 20);
         let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).http2_keep_alive_interval(KEEPALIVE).keep_alive_timeout(KEEPALIVE_TIMEOUT);
         let channel = endpoint.connect().await.map_err(|_| {

@@ -4,6 +4,7 @@ mod daemon {
     mod drain;
     pub mod harness;
     mod history;
+    mod mirror;
     mod older_files;
     mod resume;
     mod revisions;

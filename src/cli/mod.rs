@@ -7,6 +7,7 @@ mod export;
 mod get;
 mod ingest;
 mod list;
+mod mirror;
 mod output;
 mod restore;
 mod revisions;
@@ -43,6 +44,7 @@ use crate::storage::StoreError;
         dateline list --from 2026-02-01 --to 2026-02-28 --domain example.com\n  \
         dateline count --by day\n  \
         dateline export --format ndjson --output all.ndjson.zst\n  \
+        dateline mirror --from http://10.0.0.1:50051 --to http://127.0.0.1:50051\n  \
         dateline backup store.backup\n  \
         dateline restore store.backup --data restored\n\n\
         EXIT STATUS: 0 done, 1 failed, 2 bad usage."
@@ -62,6 +64,7 @@ enum Command {
     Count(count::CountArgs),
     Export(export::ExportArgs),
     Watch(watch::WatchArgs),
+    Mirror(mirror::MirrorArgs),
     Status(status::StatusArgs),
     Backup(backup::BackupArgs),
     Restore(restore::RestoreArgs),
@@ -83,6 +86,7 @@ pub async fn run(cli: Cli) -> Result<(), CommandError> {
         Command::Count(args) => count::run(args).await,
         Command::Export(args) => export::run(args).await,
         Command::Watch(args) => watch::run(args).await,
+        Command::Mirror(args) => mirror::run(args).await,
         Command::Status(args) => status::run(args).await,
         Command::Backup(args) => backup::run(args).await,
         Command::Restore(args) => restore::run(args).await,

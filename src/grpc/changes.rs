@@ -170,7 +170,7 @@ impl Watcher {
     fn message(&self, changes: Vec<v1::ArticleChange>) -> v1::WatchArticlesResponse {
         let LogPlace { after, begun } = self.place;
         let place = begun.map_or(Place::Change(after), |begun| Place::Rebuild { after, begun });
-        v1::WatchArticlesResponse { changes, resume_token: self.tokens.write(&place) }
+        v1::WatchArticlesResponse { changes, resume_token: self.tokens.write(&place), last_sequence: after as i64 }
     }
 
     /// Goes through the next page of the log as far as there is room for what matches.

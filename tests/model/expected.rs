@@ -8,8 +8,8 @@ use std::sync::Arc;
 use dateline::article::{Article, ArticleDate, ArticleHead, ArticleKey, Digest, Etag, FieldViolation, Reason, StoredArticle, Timestamp};
 use dateline::storage::stream::RECENT_ITEMS;
 use dateline::storage::{
-    BatchOutcome, Bookmark, ChangeKind, History, IngestPosition, ItemHash, OpenedStream, Precondition, Rejection, RejectionCause, StoreError,
-    StreamAdvance, StreamState, Write, WriteBatch, WriteOutcome, WriteRefusal, Written,
+    BatchOutcome, Bookmark, ChangeKind, History, IngestPosition, ItemHash, OpenedStream, Precondition, Rejection, RejectionCause,
+    StoreError, StreamAdvance, StreamState, Write, WriteBatch, WriteOutcome, WriteRefusal, Written,
 };
 
 use super::operation::{Batch, Condition, Opening, PlannedAdvance, PlannedWrite, STREAMS, stream_id};
