@@ -72,7 +72,7 @@ async fn both_engines_forget_streams_that_do_not_advance() {
     let opened = tokio::task::spawn_blocking(move || SledStore::open(&path, options)).await.unwrap();
     let store: Arc<dyn ArticleStore> = Arc::new(opened.unwrap());
     contract::check_stream_expiry(&*store).await.unwrap_or_else(|violation| panic!("{violation}"));
-    passes(&store).await;
+    // No other promise about streams holds where the machine is so busy that they expire between two calls.
     closes(&store).await;
 }
 

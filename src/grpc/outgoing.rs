@@ -169,11 +169,12 @@ impl<T> Slot<T> {
             let changed = self.changed.notified();
             {
                 let state = self.lock();
-                if state.reader_gone {
-                    return Err(ApiError::ReaderStalled);
-                }
+                // First: the reader lets go when it has taken the end, and then what it took last is still on its way.
                 if is_so(&state) {
                     return Ok(());
+                }
+                if state.reader_gone {
+                    return Err(ApiError::ReaderStalled);
                 }
             }
             if tokio::time::timeout_at(deadline, changed).await.is_err() {

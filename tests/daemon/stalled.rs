@@ -14,7 +14,7 @@ use v1::ingest_articles_request::Message;
 use v1::ingest_service_client::IngestServiceClient;
 use v1::stream_articles_response::Event;
 
-use super::harness::{Daemon, article};
+use super::harness::{Daemon, article, key};
 
 /// Articles of a scan, several messages of 1 MiB.
 const ARTICLES: usize = 24;
@@ -113,4 +113,18 @@ async fn an_ingest_stream_whose_acknowledgements_nobody_reads_holds_no_budget() 
     }
     let results = daemon.client.batch_ingest_articles(vec![large("a".into()), large("b".into())]).await.unwrap();
     assert!(results.iter().all(|result| result.outcome() == v1::Outcome::Created));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_reads_gets_the_whole_response_whatever_its_size() {
+    let daemon = Daemon::start().await;
+    // From a few hundred bytes to some pieces of 16 KiB: the stream ends before, or while, its last message is handed over.
+    for keys in (1..160).step_by(6) {
+        for _ in 0..10 {
+            let keys: Vec<_> = (0..keys).map(|number| key("2024-05-01", &format!("https://example.com/{number}"))).collect();
+            let count = keys.len();
+            let results = daemon.client.lookup_articles(v1::LookupArticlesRequest { keys, read_mask: None }).await.unwrap();
+            assert_eq!(results.len(), count);
+        }
+    }
 }

@@ -12,8 +12,8 @@ use super::means::run;
 /// Begins the names of the folders in which file systems are mounted. The id of the process follows.
 const PREFIX: &str = "dateline-faults-";
 
-/// How often, and after which pauses, unmounting is tried.
-const UNMOUNT_TRIES: usize = 100;
+/// How often, and after which pauses, unmounting is tried: longer than a call of a killed process can be held up by a tracer.
+const UNMOUNT_TRIES: usize = 500;
 const UNMOUNT_PAUSE: Duration = Duration::from_millis(20);
 
 /// What still reaches the disk when the file system is cut off.
@@ -78,7 +78,7 @@ impl Disk {
 
     /// Mounts it again, which replays its journal. Nobody may use it any more.
     pub fn mount_again(&self) -> Result<(), String> {
-        run("umount", &[&self.path().display().to_string()])?;
+        try_unmount(&self.path())?;
         self.mount()
     }
 }
@@ -90,16 +90,25 @@ impl Drop for Disk {
 }
 
 /// A daemon that was just killed may still hold the file system for a moment.
-fn unmount(path: &Path) {
+fn try_unmount(path: &Path) -> Result<(), String> {
     let path = path.display().to_string();
+    let mut last = String::new();
     for _ in 0..UNMOUNT_TRIES {
-        if run("umount", &[&path]).is_ok() || run("mountpoint", &["-q", &path]).is_err() {
-            return;
+        match run("umount", &[&path]) {
+            Ok(_) => return Ok(()),
+            Err(_) if run("mountpoint", &["-q", &path]).is_err() => return Ok(()),
+            Err(error) => last = error,
         }
         std::thread::sleep(UNMOUNT_PAUSE); // ok: between two attempts
     }
-    eprintln!("{path} is in use, and is unmounted once it is not");
-    drop(run("umount", &["-l", &path]));
+    Err(last)
+}
+
+fn unmount(path: &Path) {
+    if let Err(error) = try_unmount(path) {
+        eprintln!("{error}: it is unmounted once nobody uses it");
+        drop(run("umount", &["-l", &path.display().to_string()]));
+    }
 }
 
 /// Unmounts what runs that were killed have left behind.
