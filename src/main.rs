@@ -10,9 +10,13 @@ use dateline::cli::{self, Cli};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Threads for what blocks: what the storage's pool has at once, and some for the rest. Each keeps a compressor and memory of its
+/// own, and left to itself the runtime starts one for every job that comes while others end.
+const BLOCKING_THREADS: usize = 24;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().max_blocking_threads(BLOCKING_THREADS).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("dateline: the runtime cannot be started: {error}");

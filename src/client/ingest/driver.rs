@@ -202,7 +202,7 @@ impl Driver {
         let v1::IngestOpened { next_item, counts, rejections, .. } = opened;
         if next_item < self.acknowledged {
             let text = format!(
-                "the server has gone back to item {next_item} of this ingest stream, of which {} were acknowledged: was it restored from a backup?",
+                "the server has gone back to item {next_item} of this ingest stream, of which {} were acknowledged: it was restored from a backup, or has forgotten the stream",
                 self.acknowledged
             );
             return Err(Ended::for_good("ITEMS_LOST", text));
