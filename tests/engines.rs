@@ -158,7 +158,6 @@ async fn is_rebuilt_trimmed(store: &Arc<dyn ArticleStore>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_too_many_after_a_change_of_the_setting_goes_with_the_next_updates() {
-    let folder = tempfile::tempdir().unwrap();
     let written = |number: u64| {
         let draft = ArticleDraft {
             date: "2024-05-01".into(),
@@ -174,23 +173,29 @@ async fn what_is_too_many_after_a_change_of_the_setting_goes_with_the_next_updat
         outcome.outcomes.into_iter().for_each(|outcome| drop(outcome.unwrap()));
     };
     let earlier = async |store: &dyn ArticleStore| store.stats().await.unwrap().contents.earlier_revisions;
-    let store = open(folder.path()).await;
-    put(&*store, 0..250).await;
-    assert_eq!(earlier(&*store).await, 249);
-    store.close().await.unwrap();
-    drop(store);
-    let store = open_with(folder.path(), StoreOptions { history: History::Last(2), ..StoreOptions::default() }).await;
-    assert_eq!(earlier(&*store).await, 249);
-    for (number, left) in [(250, 150), (251, 51), (252, 2), (253, 2)] {
-        put(&*store, number..number + 1).await;
-        assert_eq!(earlier(&*store).await, left, "after update {number}");
-        let heads = RevisionsRequest { key: written(0).key().clone(), before: None, limit: 1000, text_budget: 0 };
-        let numbers: Vec<_> = store.revision_heads(&heads).await.unwrap().items.iter().map(|head| head.revision).collect();
-        assert_eq!(numbers, (number + 1 - left..=number + 1).rev().collect::<Vec<_>>());
-        assert_eq!(store.revision(written(0).key(), 1).await.unwrap(), FoundRevision::NotKept);
+    for count in [2, 0] {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(folder.path()).await;
+        put(&*store, 0..250).await;
+        assert_eq!(earlier(&*store).await, 249);
+        store.close().await.unwrap();
+        drop(store);
+        let store = open_with(folder.path(), StoreOptions { history: History::Last(count), ..StoreOptions::default() }).await;
+        assert_eq!(earlier(&*store).await, 249);
+        for (number, left) in [(250, 150), (251, 51), (252, count), (253, count)] {
+            put(&*store, number..number + 1).await;
+            assert_eq!(earlier(&*store).await, left, "after update {number}");
+            let heads = RevisionsRequest { key: written(0).key().clone(), before: None, limit: 1000, text_budget: 0 };
+            let numbers: Vec<_> = store.revision_heads(&heads).await.unwrap().items.iter().map(|head| head.revision).collect();
+            assert_eq!(numbers, (number + 1 - left..=number + 1).rev().collect::<Vec<_>>());
+            assert_eq!(store.revision(written(0).key(), 1).await.unwrap(), FoundRevision::NotKept);
+        }
+        // Several updates at once.
+        put(&*store, 254..300).await;
+        assert_eq!(earlier(&*store).await, count);
+        past_passes(&store).await;
+        closes(&store).await;
     }
-    passes(&store).await;
-    closes(&store).await;
 }
 
 /// The items of a snapshot in pages that have nothing to do with those in which they came.

@@ -12,7 +12,7 @@
 //! | streams | id of an ingest stream | its position |
 //! | streams | id, 0, `h`, number of the item after them (8 bytes) | hashes of items, one after the other |
 //! | streams | id, 0, `r`, how many were rejected up to them (8 bytes) | rejections, one after the other |
-//! | state | `state` | group, sequence, totals |
+//! | state | `state` | group, sequence, totals; what was dropped of revisions and trimmed of changes |
 //!
 //! All numbers are big-endian, so that the order of bytes is the order of the numbers. A URL key and the id of a stream
 //! are printable ASCII, so the byte 0 after it ends it.

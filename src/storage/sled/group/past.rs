@@ -14,7 +14,8 @@ impl Group<'_> {
     /// Takes note that the latest record of an article, with this payload, becomes an earlier revision, or goes where none are
     /// kept. Gives the key under which it is to stand then.
     pub(super) fn keep_earlier(&mut self, key_bytes: &[u8], revision: u64, payload: Payload) -> Result<Option<Vec<u8>>, StoreError> {
-        if self.history == History::Last(0) {
+        // Where more are there than go now, this one stays until they are gone: those that are kept have no hole.
+        if self.history == History::Last(0) && self.earlier_count(key_bytes)? < SURPLUS_STEP {
             self.state.revisions_dropped = true;
             self.release(payload)?;
             return Ok(None);
@@ -24,6 +25,22 @@ impl Group<'_> {
         self.state.contents.earlier_revisions += 1;
         self.state.earlier_record_bytes += payload.record_bytes();
         Ok(Some(revision_key))
+    }
+
+    /// How many earlier revisions an article has as the group sees it; at most about as many as one update removes.
+    fn earlier_count(&self, key_bytes: &[u8]) -> Result<usize, StoreError> {
+        let added = self.additions.get(key_bytes).map_or(0, Vec::len);
+        if self.purged.contains(key_bytes) {
+            return Ok(added);
+        }
+        let (start, end) = (self.first_stored(key_bytes), keys::revision_key(key_bytes, u64::MAX));
+        let stored = self.trees.tree(Tree::Revisions).range(start..end).keys().take(SURPLUS_STEP);
+        stored.map(|key| key.map_err(sled_error)).try_fold(added, |count, key| key.map(|_| count + 1))
+    }
+
+    /// Where the stored earlier revisions of an article begin that this group has not removed.
+    fn first_stored(&self, key_bytes: &[u8]) -> Vec<u8> {
+        self.dropped.get(key_bytes).cloned().unwrap_or_else(|| keys::revisions_prefix(key_bytes))
     }
 
     /// Removes the earlier revisions that are too many now that an article has its latest one, the oldest first: those that stay
@@ -36,7 +53,7 @@ impl Group<'_> {
         let first_kept = keys::revision_key(key_bytes, latest.saturating_sub(count));
         let mut surplus = Vec::new();
         if !self.purged.contains(key_bytes) {
-            let start = self.dropped.get(key_bytes).cloned().unwrap_or_else(|| keys::revisions_prefix(key_bytes));
+            let start = self.first_stored(key_bytes);
             if start < first_kept {
                 for entry in self.trees.tree(Tree::Revisions).range(start..first_kept.clone()).take(SURPLUS_STEP) {
                     let (revision_key, value) = entry.map_err(sled_error)?;
