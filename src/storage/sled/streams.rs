@@ -329,6 +329,8 @@ fn decode_violation(fields: &mut Fields<'_>) -> Result<FieldViolation, StoreErro
 mod tests {
     use super::*;
     use crate::article::{ArticleDraft, Limits};
+    use crate::storage::sled::SledStore;
+    use crate::storage::{ArticleStore as _, FindingKind, StoreHealth, StoreOptions, WriteBatch};
 
     fn sealed<T>(detail: StreamDetail, items: &[T], encode: fn(&T, &mut Vec<u8>)) -> (Vec<u8>, Vec<u8>) {
         let key = stream_detail_key(&"stream".parse().unwrap(), detail, 9);
@@ -364,6 +366,48 @@ mod tests {
         let text = format!("hashes {}\nrejections {}\n", hex(&hashes_value), hex(&rejections_value));
         let golden = include_str!("../../../tests/golden/streams-v1.txt");
         assert_eq!(text, golden, "format 1 is fixed: a change needs a new format and code that still reads this one");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_damaged_of_a_stream_concerns_that_stream_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SledStore::open(folder.path(), StoreOptions::default()).unwrap();
+        let advance = async |id: &IngestStreamId| {
+            let opened = store.open_stream(id).await?;
+            let rejections = vec![Rejection::invalid(opened.position.next_item, &[])];
+            let hashes = vec![ItemHash(7)];
+            let advance =
+                StreamAdvance { rejections, hashes, ..StreamAdvance::to(id.clone(), opened.epoch, opened.position.next_item + 1) };
+            store.write(WriteBatch { writes: Vec::new(), stream: Some(advance) }).await
+        };
+        let [hashes, position, sound]: [IngestStreamId; 3] = ["hashes", "position", "sound"].map(|id| id.parse().unwrap());
+        for id in [&hashes, &position, &sound] {
+            advance(id).await.unwrap();
+        }
+        let epoch = store.open_stream(&position).await.unwrap().epoch;
+        let damage = |key: &[u8]| store.trees.tree(Tree::Streams).insert(key, b"damaged".to_vec()).unwrap().unwrap();
+        damage(&stream_detail_key(&hashes, StreamDetail::Hashes, 1));
+        damage(position.as_str().as_bytes());
+        // What is left of one that is gone.
+        store.trees.tree(Tree::Streams).remove(sound.as_str()).unwrap();
+        for id in [&hashes, &position] {
+            assert!(matches!(advance(id).await, Err(StoreError::Damaged { .. })), "{id}");
+        }
+        let later = WriteBatch { writes: Vec::new(), stream: Some(StreamAdvance::to(position.clone(), epoch, 1)) };
+        assert!(matches!(store.write(later).await, Err(StoreError::Damaged { .. })));
+        assert_eq!(store.health(), StoreHealth::Serving);
+        let (mut findings, mut cursor) = (Vec::new(), None);
+        loop {
+            let step = store.verify(cursor).await.unwrap();
+            findings.extend(step.findings.into_iter().map(|finding| finding.kind));
+            cursor = step.next;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        // The two that were damaged, the details of the position, and those of the one that is gone.
+        assert_eq!(findings, [FindingKind::EntryDamaged; 6]);
+        store.close().await.unwrap();
     }
 
     #[test]
