@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use clap::Args;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, interval, sleep, sleep_until, timeout};
 
 use self::account::{Account, interruption, print};
@@ -176,7 +177,8 @@ impl Mirror {
 
     /// Runs until the goal is reached, or something breaks.
     async fn session(&mut self) -> Result<(), End> {
-        let Session { mut watch, mut sender, mut receiver, mut place } = self.begin().await?;
+        let Session { watch, mut sender, mut receiver, mut place } = self.begin().await?;
+        let mut events = follow(watch);
         let mut ticks = interval(TELL_EVERY);
         ticks.tick().await;
         let mut begun = false;
@@ -186,7 +188,7 @@ impl Mirror {
             }
             let waiting = !place.messages.is_empty();
             tokio::select! {
-                event = watch.next(), if place.messages.len() < MESSAGES_ON_THE_WAY => match event {
+                event = events.recv(), if place.messages.len() < MESSAGES_ON_THE_WAY => match event.unwrap_or_else(|| Err(silence())) {
                     Ok(WatchEvent::Changes(message)) => {
                         if !begun {
                             // The mark of the place from which it goes on.
@@ -352,6 +354,24 @@ impl Mirror {
         let text = format!("the ingest stream {stream} of the target is no mirror's: choose another name with --stream");
         End::Final(CommandError::Failed(text))
     }
+}
+
+/// The events of a watch, followed by a task of its own: it waits before it comes back, longer than anything here leaves it alone.
+fn follow(mut watch: Watch) -> mpsc::Receiver<Result<WatchEvent, ClientError>> {
+    let (sender, events) = mpsc::channel(1);
+    tokio::spawn(async move {
+        loop {
+            let event = tokio::select! {
+                () = sender.closed() => return,
+                event = watch.next() => event,
+            };
+            let last = event.is_err();
+            if sender.send(event).await.is_err() || last {
+                return;
+            }
+        }
+    });
+    events
 }
 
 /// Takes the first off whose number lies below.

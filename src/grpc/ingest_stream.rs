@@ -25,8 +25,8 @@ use crate::storage::{
 
 /// Batches of one stream on their way at once.
 const BATCHES_ON_THE_WAY: usize = 4;
-/// Rejections that are read from the store at once.
-const PAGE_REJECTIONS: usize = 500;
+/// Rejections that are read from the store at once: with the longest reasons they take less than a message may hold beyond 1 MiB.
+const PAGE_REJECTIONS: usize = 100;
 
 /// The reader's side of a stream.
 pub struct IngestStream {

@@ -205,6 +205,24 @@ async fn a_mirror_follows_and_stops_when_it_is_told_to() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_waits_for_a_source_that_is_away_for_long() {
+    let (mut source, target) = (Daemon::start().await, Daemon::start().await);
+    let put = async |source: &Daemon, number: u64| {
+        let article = article("2024-05-01", &format!("https://example.com/{number}"), "T", "B");
+        source.client.put_article(v1::PutArticleRequest { article: Some(article), ..Default::default() }).await.unwrap();
+    };
+    let _mirror = Mirror::start(&source, &target);
+    put(&source, 0).await;
+    comes_to(&target, 1).await;
+    source.kill();
+    // By then the pauses between two attempts are as long as they get.
+    tokio::time::sleep(Duration::from_secs(14)).await; // ok: it is the time that matters.
+    source.start_again_in_place().await;
+    put(&source, 1).await;
+    comes_to(&target, 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_the_target_does_not_take_is_named() {
     let source = Daemon::start().await;
     let target = Daemon::start_with(|command| _ = command.env("DATELINE_ARTICLE_BYTES", "1000")).await;
