@@ -15,10 +15,13 @@ use crate::storage::StoreError;
 /// Blocking jobs at once. More than cores, since some wait for the disk.
 const JOBS: usize = 16;
 
-/// A read on the caller's thread that takes longer had to wait for the disk.
+/// A read on the caller's thread that takes longer had to wait: for the disk, or for a core that others use.
 const SLOW: Duration = Duration::from_millis(1);
-/// For so long after a slow one all reads go to the pool. So whatever else the thread serves waits for a disk ten times a second at
-/// most, and a store that is in memory spares two changes of threads a read, which cost more than the read.
+/// Each such read counts as much as so many that are not, and when this many count it is the disk: cores are not that busy.
+const SLOW_WEIGHT: u64 = 8;
+const SLOW_SCORE: u64 = 4 * SLOW_WEIGHT;
+/// For so long all reads go to the pool then. So whatever else the thread serves waits for a disk a few times a second at most, and
+/// a store that is in memory spares two changes of threads a read, which cost more than the read.
 const AFTER_SLOW: Duration = Duration::from_millis(100);
 
 /// Runs blocking work.
@@ -35,6 +38,7 @@ struct Pace {
     begun: Instant,
     /// Until so many microseconds after that they are not.
     slow_until: AtomicU64,
+    score: AtomicU64,
 }
 
 impl Pace {
@@ -43,9 +47,18 @@ impl Pace {
         now < self.slow_until.load(Ordering::Relaxed)
     }
 
-    fn was_slow(&self, now: Instant) {
-        let until = now.duration_since(self.begun) + AFTER_SLOW;
-        self.slow_until.store(until.as_micros() as u64, Ordering::Relaxed);
+    /// Takes a read into account that took so long.
+    fn took(&self, time: Duration, now: Instant) {
+        // Two that do so at once may count as one, which changes little.
+        let score = self.score.load(Ordering::Relaxed);
+        let next = if time > SLOW { score + SLOW_WEIGHT } else { score.saturating_sub(1) };
+        if next >= SLOW_SCORE {
+            let until = now.duration_since(self.begun) + AFTER_SLOW;
+            self.slow_until.store(until.as_micros() as u64, Ordering::Relaxed);
+        }
+        if next != score {
+            self.score.store(if next >= SLOW_SCORE { 0 } else { next }, Ordering::Relaxed);
+        }
     }
 }
 
@@ -73,7 +86,7 @@ impl Drop for CancelOnDrop {
 impl Pool {
     /// Its jobs tell the store where they panic.
     pub fn new(shared: Arc<Shared>) -> Self {
-        let pace = Pace { begun: Instant::now(), slow_until: AtomicU64::new(0) };
+        let pace = Pace { begun: Instant::now(), slow_until: AtomicU64::new(0), score: AtomicU64::new(0) };
         Self { jobs: Arc::new(Semaphore::new(JOBS)), shared, pace: Arc::new(pace) }
     }
 
@@ -86,9 +99,7 @@ impl Pool {
         }
         let result = catch_unwind(AssertUnwindSafe(job));
         let now = Instant::now();
-        if now.duration_since(begun) > SLOW {
-            self.pace.was_slow(now);
-        }
+        self.pace.took(now.duration_since(begun), now);
         result.unwrap_or_else(|panic| Err(self.panicked(&*panic))).transpose()
     }
 
@@ -121,5 +132,26 @@ impl Pool {
             Err(error) if error.is_panic() => Err(self.panicked(&*error.into_panic())),
             Err(_) => Err(StoreError::Closed),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_slow_reads_are_nothing_and_many_are_the_disk() {
+        let begun = Instant::now();
+        let pace = Pace { begun, slow_until: AtomicU64::new(0), score: AtomicU64::new(0) };
+        let (slow, fast) = (Duration::from_millis(2), Duration::from_micros(20));
+        for number in 0..10_000 {
+            pace.took(if number % 20 == 0 { slow } else { fast }, begun);
+            assert!(!pace.is_slow(begun), "{number}");
+        }
+        for number in 0..100 {
+            pace.took(if number % 4 == 0 { slow } else { fast }, begun);
+        }
+        assert!(pace.is_slow(begun));
+        assert!(!pace.is_slow(begun + AFTER_SLOW));
     }
 }
