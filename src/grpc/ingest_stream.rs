@@ -171,7 +171,8 @@ impl IngestStream {
         let (Checked { items, writes, bytes }, hashes) = Items::of_stream(items, &self.limits);
         self.recent.extend(&hashes);
         self.recent.drain(..self.recent.len().saturating_sub(RECENT_ITEMS));
-        let share = self.api.ingest_budget.share(bytes).await?;
+        // On its way, an article is there twice: as it came, and as it is to be written.
+        let share = self.api.ingest_budget.share(2 * bytes).await?;
         let rejections = items.rejections(first_item);
         let stream = self.advance().map(|advance| StreamAdvance { rejections, hashes, bookmark, ..advance });
         let pending = self.api.store.submit(WriteBatch { writes, stream }).await?;

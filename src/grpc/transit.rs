@@ -18,8 +18,9 @@ use tonic::body::Body;
 use super::budget::BudgetShare;
 use super::status::ApiError;
 
-/// Bytes of a piece. Two of them may lie in the transport for each stream; each costs the server some microseconds.
-const PIECE: usize = 64 << 10;
+/// Bytes of a piece: an eighth of a message, but no fewer and no more than these. Two of them may lie in the transport for each
+/// stream; each costs the server some microseconds.
+const PIECE: (usize, usize) = (16 << 10, 64 << 10);
 
 /// The part of a response that the transport has not taken. Clones are the same.
 #[derive(Clone, Default)]
@@ -43,8 +44,9 @@ enum State {
 
 struct Sending {
     body: Body,
-    /// What is left of the last frame of the body.
+    /// What is left of the last frame of the body, and how much of it goes at once.
     rest: Bytes,
+    piece: usize,
     /// Pieces that were taken.
     taken: u64,
     _share: Option<BudgetShare>,
@@ -64,7 +66,7 @@ impl Transit {
             State::Whole(share) => (share, Some(patience)),
             _ => (None, None),
         };
-        *state = State::Sending(Box::new(Sending { body, rest: Bytes::new(), taken: 0, _share: share }));
+        *state = State::Sending(Box::new(Sending { body, rest: Bytes::new(), piece: 0, taken: 0, _share: share }));
         drop(state);
         TransitBody { transit: self, patience, watching: None }
     }
@@ -133,7 +135,10 @@ impl http_body::Body for TransitBody {
                     };
                     sending.taken += 1;
                     match frame.into_data() {
-                        Ok(data) if data.len() > PIECE => sending.rest = data,
+                        Ok(data) if data.len() > PIECE.0 => {
+                            sending.piece = (data.len() / 8).clamp(PIECE.0, PIECE.1);
+                            sending.rest = data;
+                        }
                         Ok(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),
                         Err(frame) => return Poll::Ready(Some(Ok(frame))),
                     }
@@ -142,7 +147,7 @@ impl http_body::Body for TransitBody {
                     }
                 }
                 sending.taken += 1;
-                let bytes = sending.rest.len().min(PIECE);
+                let bytes = sending.rest.len().min(sending.piece);
                 // Copied: a piece that lies somewhere must not keep the whole message in memory.
                 let piece = Bytes::copy_from_slice(&sending.rest[..bytes]);
                 sending.rest.advance(bytes);
@@ -211,7 +216,7 @@ mod tests {
         let mut received = Vec::new();
         while let Some(frame) = next(&mut body).await {
             let piece = frame.unwrap().into_data().unwrap();
-            assert!((1..=PIECE).contains(&piece.len()));
+            assert!((1..=PIECE.0).contains(&piece.len()));
             received.extend_from_slice(&piece);
         }
         assert_eq!(received, message);
