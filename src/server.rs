@@ -36,7 +36,7 @@ const HEADER_LIST_BYTES: u32 = 16 << 10;
 /// Resets that a connection may have pending: beyond, it is closed (CVE-2023-44487).
 const PENDING_RESETS: usize = 64;
 /// Flow control windows: what a client may send ahead of the handler.
-const STREAM_WINDOW: u32 = 1 << 20;
+const STREAM_WINDOW: u32 = 512 << 10;
 const CONNECTION_WINDOW: u32 = 4 << 20;
 /// An idle connection is asked so often whether it still lives, and closed where no answer comes.
 const KEEPALIVE: Duration = Duration::from_secs(60);
@@ -89,7 +89,7 @@ pub async fn serve(
 
     let api = Api::new(Arc::clone(&store), options.limits, drain.clone());
     let limits = options.limits;
-    let guard = GuardLayer { calls: Arc::clone(&calls), draining: drain.begun.clone(), limits };
+    let guard = GuardLayer { calls: Arc::clone(&calls), draining: drain.begun.clone(), limits, api: api.clone() };
     macro_rules! service {
         ($service:ident) => {
             tower::ServiceBuilder::new().layer(guard.clone()).named_layer(
@@ -197,11 +197,12 @@ impl Drop for CallGuard {
 
 /// Stands before every service: refuses calls while draining, counts those under way, gives unreadable messages the error that
 /// the protocol's documentation names, and sees to it that no response piles up in the transport.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct GuardLayer {
     calls: Arc<Calls>,
     draining: CancellationToken,
     limits: CallLimits,
+    api: Api,
 }
 
 impl<S> Layer<S> for GuardLayer {
@@ -212,7 +213,7 @@ impl<S> Layer<S> for GuardLayer {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct Guard<S> {
     inner: S,
     layer: GuardLayer,
@@ -237,7 +238,7 @@ where
             return Box::pin(async { Ok(Status::from(ApiError::Draining).into_http()) });
         }
         let CallLimits { request_bytes, reader_patience, .. } = self.layer.limits;
-        let answering = self.inner.call(request);
+        let answering = self.inner.call(self.layer.api.admit(request));
         Box::pin(async move {
             let mut response = answering.await?;
             if let Some(error) = Status::from_header_map(response.headers()).and_then(|status| unreadable_message(&status, request_bytes)) {

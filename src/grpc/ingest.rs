@@ -3,6 +3,8 @@
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Api;
+use super::arrival::Arrivals;
+use super::budget::BudgetShare;
 use super::ingest_items::{Checked, Items};
 use super::ingest_stream::IngestStream;
 use super::outgoing::OutgoingStream;
@@ -16,12 +18,13 @@ impl IngestService for Api {
         &self,
         request: Request<v1::BatchIngestArticlesRequest>,
     ) -> Result<Response<v1::BatchIngestArticlesResponse>, Status> {
+        let arrived = request.extensions().get::<Arrivals>().and_then(Arrivals::next);
         let articles = request.into_inner().articles;
         if articles.len() > self.limits.batch_articles {
             return Err(ApiError::TooManyItems { field: "articles", limit: self.limits.batch_articles }.into());
         }
         let Checked { items, writes, bytes } = Items::of_articles(articles, &self.limits.article);
-        let _share = self.ingest_budget.share(bytes).await?;
+        let _share = self.ingest_share(arrived, bytes).await?;
         let outcome = self.store.write(WriteBatch { writes, stream: None }).await.map_err(ApiError::from)?;
         Ok(Response::new(v1::BatchIngestArticlesResponse { results: items.results(outcome.outcomes) }))
     }
@@ -32,6 +35,18 @@ impl IngestService for Api {
         &self,
         request: Request<Streaming<v1::IngestArticlesRequest>>,
     ) -> Result<Response<Self::IngestArticlesStream>, Status> {
-        Ok(IngestStream::start(self.clone(), request.into_inner()))
+        let arrivals = request.extensions().get::<Arrivals>().cloned().unwrap_or_default();
+        Ok(IngestStream::start(self.clone(), request.into_inner(), arrivals))
+    }
+}
+
+impl Api {
+    /// The share of a message of so many bytes of text: the one that it arrived with, or one of its own. On its way, an article is
+    /// there twice: as it came, and as it is to be written.
+    pub(super) async fn ingest_share(&self, arrived: Option<BudgetShare>, bytes: usize) -> Result<BudgetShare, ApiError> {
+        match arrived {
+            Some(share) => Ok(share),
+            None => self.ingest_budget.share(2 * bytes).await,
+        }
     }
 }

@@ -9,8 +9,10 @@ use std::collections::VecDeque;
 use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tonic::{Response, Streaming};
+use tonic::{Code, Response, Streaming};
 
+use super::arrival::Arrivals;
+use super::budget::BudgetShare;
 use super::ingest_items::{self, Checked, Items};
 use super::outgoing::{Outgoing, OutgoingStream};
 use super::status::{ApiError, unreadable_message};
@@ -37,6 +39,10 @@ pub struct IngestStream {
     /// The last items below that, as far as they are known.
     recent: VecDeque<ItemHash>,
     limits: Limits,
+    /// The shares with which messages arrive.
+    arrivals: Arrivals,
+    /// That of the message that was read last.
+    arrived: Option<BudgetShare>,
     acknowledger: mpsc::Sender<Step>,
 }
 
@@ -51,11 +57,16 @@ enum Step {
 
 impl IngestStream {
     /// Serves a stream until it ends.
-    pub fn start(api: Api, messages: Streaming<v1::IngestArticlesRequest>) -> Response<OutgoingStream<v1::IngestArticlesResponse>> {
+    pub fn start(
+        api: Api,
+        messages: Streaming<v1::IngestArticlesRequest>,
+        arrivals: Arrivals,
+    ) -> Response<OutgoingStream<v1::IngestArticlesResponse>> {
         let (acknowledger, steps) = mpsc::channel(BATCHES_ON_THE_WAY);
         let response = Outgoing::respond(&api, &api.drain.over, |out| acknowledge(steps, out));
         let limits = api.limits.article;
-        let reader = Self { api, opened: None, next_item: 0, recent: VecDeque::new(), limits, acknowledger: acknowledger.clone() };
+        let (next_item, recent, acknowledger_of_reader) = (0, VecDeque::new(), acknowledger.clone());
+        let reader = Self { api, opened: None, next_item, recent, limits, arrivals, arrived: None, acknowledger: acknowledger_of_reader };
         tokio::spawn(async move {
             if let Err(error) = reader.read(messages).await {
                 // Comes after everything that was submitted before; where the acknowledger is gone, so is the client.
@@ -74,8 +85,12 @@ impl IngestStream {
                 message = messages.message() => message,
             };
             let limit = self.api.limits.request_bytes;
-            let message =
-                message.map_err(|status| unreadable_message(&status, limit).unwrap_or(ApiError::StreamProtocol("the stream broke off")))?;
+            let message = message.map_err(|status| match status.code() {
+                // It waited too long to be let in.
+                Code::Unavailable => ApiError::Overloaded,
+                _ => unreadable_message(&status, limit).unwrap_or(ApiError::StreamProtocol("the stream broke off")),
+            })?;
+            self.arrived = message.is_some().then(|| self.arrivals.next()).flatten();
             match message.map(|message| message.message) {
                 None => return Ok(()),
                 Some(Some(Message::Open(open))) if first => self.open(open).await?,
@@ -171,8 +186,7 @@ impl IngestStream {
         let (Checked { items, writes, bytes }, hashes) = Items::of_stream(items, &self.limits);
         self.recent.extend(&hashes);
         self.recent.drain(..self.recent.len().saturating_sub(RECENT_ITEMS));
-        // On its way, an article is there twice: as it came, and as it is to be written.
-        let share = self.api.ingest_budget.share(2 * bytes).await?;
+        let share = self.api.ingest_share(self.arrived.take(), bytes).await?;
         let rejections = items.rejections(first_item);
         let stream = self.advance().map(|advance| StreamAdvance { rejections, hashes, bookmark, ..advance });
         let pending = self.api.store.submit(WriteBatch { writes, stream }).await?;

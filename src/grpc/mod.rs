@@ -4,6 +4,7 @@
 //! client sees. Nothing here knows which engine is behind the store.
 
 mod admin;
+mod arrival;
 mod articles;
 mod backup;
 mod budget;
@@ -23,7 +24,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
 
+use self::arrival::{Arrivals, ArrivingBody};
 use crate::article::Limits;
 use crate::storage::{ArticleStore, StoreId};
 
@@ -46,6 +49,9 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/datelin
 
 /// Bytes of a streamed message's items: a message holds up to so many, or one larger item.
 pub const STREAM_MESSAGE_BYTES: usize = 1 << 20;
+
+/// What the paths of calls begin with that bring articles in bulk.
+const INGESTION: &str = "/dateline.v1.IngestService/";
 
 /// The limits on calls; the wire's documentation names the defaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,6 +123,18 @@ pub struct Drain {
 }
 
 impl Api {
+    /// A call to the ingestion whose messages are let in as the budget of ingestion has room for them; any other as it is.
+    pub fn admit(&self, request: http::Request<Body>) -> http::Request<Body> {
+        if !request.uri().path().starts_with(INGESTION) {
+            return request;
+        }
+        let arrivals = Arrivals::default();
+        let (mut parts, body) = request.into_parts();
+        parts.extensions.insert(arrivals.clone());
+        let body = ArrivingBody::new(body, self.ingest_budget.clone(), self.limits.request_bytes, arrivals);
+        http::Request::from_parts(parts, Body::new(body))
+    }
+
     /// The services on top of a store.
     pub fn new(store: Arc<dyn ArticleStore>, limits: CallLimits, drain: Drain) -> Self {
         Self {
