@@ -12,7 +12,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Threads for what blocks: what the storage's pool has at once, and some for the rest. Each keeps a compressor and memory of its
 /// own, and left to itself the runtime starts one for every job that comes while others end.
-const BLOCKING_THREADS: usize = 18;
+const BLOCKING_THREADS: usize = 10;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

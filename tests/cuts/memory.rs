@@ -27,7 +27,7 @@ const ARTICLES: usize = 2_000;
 
 pub async fn test(plan: Plan) -> Result<String, String> {
     let (watchers, streams, scans) = (plan.number(60, 200, 200), plan.number(12, 50, 50), plan.number(10, 20, 20));
-    let load_time = Duration::from_secs(plan.number(6, 15, 20) as u64);
+    let load_time = Duration::from_secs(plan.number(6, 15, 75) as u64);
     let mut chance = plan.chance("memory");
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     let daemon = Launch::on(&folder.path().join("data")).must_listen().await?;

@@ -13,7 +13,7 @@ use super::supervision::panic_text;
 use crate::storage::StoreError;
 
 /// Blocking jobs at once. More than cores, since some wait for the disk.
-const JOBS: usize = 16;
+const JOBS: usize = 8;
 
 /// A read on the caller's thread that takes longer had to wait: for the disk, or for a core that others use.
 const SLOW: Duration = Duration::from_millis(1);
