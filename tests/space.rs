@@ -130,7 +130,7 @@ async fn a_store_that_is_overwritten_many_times_stays_within_its_bound() {
     // some of its segments of 512 KiB in use for what is written.
     let stats = store.stats().await.unwrap();
     let journal_bound = 2 * stats.live_bytes + 2 * (64 + 8) * MIB as u64;
-    let engine_bound = (ARTICLES * 3 << 10) as u64 + 32 * MIB as u64;
+    let engine_bound = ((ARTICLES * 3) << 10) as u64 + 32 * MIB as u64;
     assert!((ROUNDS * ARTICLES * TEXT) as u64 > journal_bound + engine_bound, "keeping everything would not show");
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
