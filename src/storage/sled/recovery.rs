@@ -47,7 +47,7 @@ impl Parts {
         }
         match attempt(Source::Sled) {
             Err(refused @ (StoreError::Damaged { .. } | StoreError::Failed(_))) => {
-                tracing::warn!(%refused, "sled's files are of no use: they are built anew from the journal, which can take a minute for a million articles");
+                tracing::warn!(%refused, "sled's files are of no use: they are built anew from the journal, which takes some seconds for every 100,000 articles");
                 attempt(Source::Journal).map_err(|error| {
                     tracing::warn!(%error, "they cannot be built anew");
                     refused
