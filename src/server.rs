@@ -25,7 +25,7 @@ use crate::grpc::status::{ApiError, unreadable_message};
 use crate::grpc::v1::admin_service_server::AdminServiceServer;
 use crate::grpc::v1::article_service_server::ArticleServiceServer;
 use crate::grpc::v1::change_service_server::ChangeServiceServer;
-use crate::grpc::v1::ingest_service_server::IngestServiceServer;
+use crate::grpc::undecoded::ingest_service_server::IngestServiceServer;
 use crate::grpc::{Api, CallLimits, DESCRIPTORS, Drain, EndsWithDrain, Transit, TransitBody};
 use crate::storage::{ArticleStore, StoreHealth};
 
@@ -88,6 +88,7 @@ pub async fn serve(
     let setup = |error: tonic_reflection::server::Error| format!("reflection cannot be set up: {error}");
 
     let api = Api::new(Arc::clone(&store), options.limits, drain.clone());
+    let api = api.map_err(|error| format!("the server cannot be set up: {error}"))?;
     let limits = options.limits;
     let guard = GuardLayer { calls: Arc::clone(&calls), draining: drain.begun.clone(), limits, api: api.clone() };
     macro_rules! service {

@@ -9,21 +9,24 @@ use super::ingest_items::{Checked, Items};
 use super::ingest_stream::IngestStream;
 use super::outgoing::OutgoingStream;
 use super::status::ApiError;
-use super::v1::{self, ingest_service_server::IngestService};
+use super::undecoded::ingest_service_server::IngestService;
+use super::undecoded::{BatchIngestArticlesRequest, IngestArticlesRequest, UndecodedItems};
+use super::v1;
 use crate::storage::WriteBatch;
 
 #[tonic::async_trait]
 impl IngestService for Api {
     async fn batch_ingest_articles(
         &self,
-        request: Request<v1::BatchIngestArticlesRequest>,
+        request: Request<BatchIngestArticlesRequest>,
     ) -> Result<Response<v1::BatchIngestArticlesResponse>, Status> {
         let arrived = request.extensions().get::<Arrivals>().and_then(Arrivals::next);
-        let articles = request.into_inner().articles;
+        let articles = UndecodedItems::articles(request.into_inner().articles);
         if articles.len() > self.limits.batch_articles {
             return Err(ApiError::TooManyItems { field: "articles", limit: self.limits.batch_articles }.into());
         }
-        let Checked { items, writes, bytes } = Items::of_articles(articles, &self.limits.article);
+        let limits = self.limits.article;
+        let (Checked { items, writes, bytes }, _) = self.background.run(move || Items::check(articles, &limits)).await?;
         let _share = self.ingest_share(arrived, bytes).await?;
         let outcome = self.store.write(WriteBatch { writes, stream: None }).await.map_err(ApiError::from)?;
         Ok(Response::new(v1::BatchIngestArticlesResponse { results: items.results(outcome.outcomes) }))
@@ -33,7 +36,7 @@ impl IngestService for Api {
 
     async fn ingest_articles(
         &self,
-        request: Request<Streaming<v1::IngestArticlesRequest>>,
+        request: Request<Streaming<IngestArticlesRequest>>,
     ) -> Result<Response<Self::IngestArticlesStream>, Status> {
         let arrivals = request.extensions().get::<Arrivals>().cloned().unwrap_or_default();
         Ok(IngestStream::start(self.clone(), request.into_inner(), arrivals))

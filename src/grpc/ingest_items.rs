@@ -2,6 +2,8 @@
 
 use prost::Message as _;
 
+use super::status::ApiError;
+use super::undecoded::{UndecodedItem, UndecodedItems};
 use super::{convert, v1};
 use crate::article::{Article, DateHorizon, FieldViolation, Limits, Reason};
 use crate::storage::{ItemHash, Precondition, Rejection, Write, WriteOutcome};
@@ -20,34 +22,25 @@ pub struct Checked {
 }
 
 impl Items {
-    /// Checks articles.
-    pub fn of_articles(articles: Vec<v1::Article>, limits: &Limits) -> Checked {
-        Self::collect(articles.into_iter().map(|article| put(article, limits)))
-    }
-
-    /// Checks items, and tells their hashes.
-    pub fn of_stream(items: Vec<v1::IngestItem>, limits: &Limits) -> (Checked, Vec<ItemHash>) {
-        let mut hashes = Vec::with_capacity(items.len());
-        let checked = items.into_iter().map(|item| {
-            let (write, hash) = check(item, limits);
+    /// Decodes and checks items, and tells their hashes.
+    ///
+    /// # Errors
+    /// Where one is undecodable.
+    pub fn check(items: UndecodedItems, limits: &Limits) -> Result<(Checked, Vec<ItemHash>), ApiError> {
+        let (mut checked, mut hashes) = (Vec::with_capacity(items.len()), Vec::with_capacity(items.len()));
+        let (mut writes, mut bytes) = (Vec::with_capacity(items.len()), 0);
+        for item in items {
+            let (write, hash) = check(&item, limits)?;
             hashes.push(hash);
-            write
-        });
-        (Self::collect(checked), hashes)
-    }
-
-    fn collect(checked: impl Iterator<Item = Result<Write, Vec<FieldViolation>>>) -> Checked {
-        let (mut writes, mut bytes) = (Vec::with_capacity(checked.size_hint().0), 0);
-        let items = checked.map(|write| {
-            let write = write?;
-            bytes += match &write {
-                Write::Put { article, .. } => article.size(),
-                Write::Delete { key, .. } => key.url.key().len(),
-            };
-            writes.push(write);
-            Ok(())
-        });
-        Checked { items: Self(items.collect()), writes, bytes }
+            checked.push(write.map(|write| {
+                bytes += match &write {
+                    Write::Put { article, .. } => article.size(),
+                    Write::Delete { key, .. } => key.url.key().len(),
+                };
+                writes.push(write);
+            }));
+        }
+        Ok((Checked { items: Self(checked), writes, bytes }, hashes))
     }
 
     /// Those that were refused; the first item has this number.
@@ -72,14 +65,13 @@ impl Items {
     }
 }
 
-/// By what an item is known again. Hangs on the item alone.
-pub fn hash(item: v1::IngestItem) -> ItemHash {
-    check(item, &widest()).1
-}
-
-/// What a message was before its items could be deletions.
-pub fn article_item(article: v1::Article) -> v1::IngestItem {
-    v1::IngestItem { item: Some(v1::ingest_item::Item::Article(article)) }
+/// By what items are known again. Hangs on the items alone.
+///
+/// # Errors
+/// Where one is undecodable.
+pub fn hashes(items: UndecodedItems) -> Result<Vec<ItemHash>, ApiError> {
+    let widest = widest();
+    items.into_iter().map(|item| Ok(check(&item, &widest)?.1)).collect()
 }
 
 /// The widest limits that any server has.
@@ -87,18 +79,20 @@ fn widest() -> Limits {
     Limits { horizon: DateHorizon::Unlimited, ..Limits::default() }
 }
 
-fn check(item: v1::IngestItem, limits: &Limits) -> (Result<Write, Vec<FieldViolation>>, ItemHash) {
-    let bytes = item.encode_to_vec();
-    let write = write(item, limits);
+type CheckedWrite = (Result<Write, Vec<FieldViolation>>, ItemHash);
+
+fn check(item: &UndecodedItem, limits: &Limits) -> Result<CheckedWrite, ApiError> {
+    let decode = || item.decode().map_err(|_| ApiError::MessageUndecodable);
+    let write = write(decode()?, limits);
     let hash = match &write {
         Ok(write) => hash_of(write),
         // Whether it is rejected may change with the day and the server's settings; by what it is known does not.
-        Err(_) => match v1::IngestItem::decode(&bytes[..]).map(|item| self::write(item, &widest())) {
-            Ok(Ok(write)) => hash_of(&write),
-            Ok(Err(_)) | Err(_) => ItemHash::of_bytes(&bytes),
+        Err(_) => match self::write(decode()?, &widest()) {
+            Ok(write) => hash_of(&write),
+            Err(_) => ItemHash::of_bytes(&decode()?.encode_to_vec()),
         },
     };
-    (write, hash)
+    Ok((write, hash))
 }
 
 fn hash_of(write: &Write) -> ItemHash {
@@ -132,33 +126,40 @@ mod tests {
 
     #[test]
     fn an_item_is_known_by_what_it_is_whatever_becomes_of_it() {
+        let articles = |article: &v1::Article| UndecodedItems::articles(vec![article.encode_to_vec().into()]);
+        let item = |item: v1::IngestItem| hashes(UndecodedItems::items(vec![item.encode_to_vec().into()])).unwrap()[0];
+        let hash = |article: v1::Article| {
+            let as_article = hashes(articles(&article)).unwrap()[0];
+            assert_eq!(as_article, item(v1::IngestItem { item: Some(v1::ingest_item::Item::Article(article)) }));
+            as_article
+        };
         let hash_under = |article: v1::Article, limits: &Limits| {
-            let (checked, hashes) = Items::of_stream(vec![article_item(article)], limits);
+            let (checked, hashes) = Items::check(articles(&article), limits).unwrap();
             (checked.writes.len(), hashes[0])
         };
         let ahead = article("2999-01-01", "https://example.com/a", "text");
         let (rejected, accepted) = (hash_under(ahead.clone(), &Limits::default()), hash_under(ahead.clone(), &widest()));
         assert_eq!((rejected.0, accepted.0), (0, 1));
         assert_eq!(rejected.1, accepted.1);
-        assert_eq!(hash(article_item(ahead.clone())), accepted.1);
+        assert_eq!(hash(ahead.clone()), accepted.1);
         // Another spelling and another crawl time are no other item.
         let spelled = v1::Article {
             url: "http://www.example.com/a#top".into(),
             crawl_time: Some(prost_types::Timestamp { seconds: 1, nanos: 0 }),
             ..ahead.clone()
         };
-        assert_eq!(hash(article_item(spelled)), accepted.1);
-        let invalid = |url: &str| hash(article_item(article("2024-05-01", url, "text")));
+        assert_eq!(hash(spelled), accepted.1);
+        let invalid = |url: &str| hash(article("2024-05-01", url, "text"));
         assert_eq!(invalid("ftp://a"), invalid("ftp://a"));
         let delete = v1::ArticleKey { date: ahead.date.clone(), url: ahead.url.clone() };
-        let delete = hash(v1::IngestItem { item: Some(v1::ingest_item::Item::Delete(delete)) });
+        let delete = item(v1::IngestItem { item: Some(v1::ingest_item::Item::Delete(delete)) });
         let others = [
             invalid("ftp://a"),
             invalid("ftp://b"),
             delete,
-            hash(article_item(article("2999-01-01", "https://example.com/a", "other"))),
-            hash(article_item(article("2999-01-02", "https://example.com/a", "text"))),
-            hash(v1::IngestItem { item: None }),
+            hash(article("2999-01-01", "https://example.com/a", "other")),
+            hash(article("2999-01-02", "https://example.com/a", "text")),
+            item(v1::IngestItem { item: None }),
             accepted.1,
         ];
         for (number, one) in others.iter().enumerate() {

@@ -16,7 +16,8 @@ use super::budget::BudgetShare;
 use super::ingest_items::{self, Checked, Items};
 use super::outgoing::{Outgoing, OutgoingStream};
 use super::status::{ApiError, unreadable_message};
-use super::v1::{self, ingest_articles_request::Message, ingest_articles_response::Message as Reply};
+use super::undecoded::{IngestArticlesRequest, IngestItems, IngestMessage as Message, UndecodedItems};
+use super::v1::{self, ingest_articles_response::Message as Reply};
 use super::{Api, STREAM_MESSAGE_BYTES, convert};
 use crate::article::{DateHorizon, FieldViolation, Limits, Reason};
 use crate::storage::stream::{BookmarkTooLong, RECENT_ITEMS};
@@ -59,7 +60,7 @@ impl IngestStream {
     /// Serves a stream until it ends.
     pub fn start(
         api: Api,
-        messages: Streaming<v1::IngestArticlesRequest>,
+        messages: Streaming<IngestArticlesRequest>,
         arrivals: Arrivals,
     ) -> Response<OutgoingStream<v1::IngestArticlesResponse>> {
         let (acknowledger, steps) = mpsc::channel(BATCHES_ON_THE_WAY);
@@ -76,7 +77,7 @@ impl IngestStream {
         response
     }
 
-    async fn read(mut self, mut messages: Streaming<v1::IngestArticlesRequest>) -> Result<(), ApiError> {
+    async fn read(mut self, mut messages: Streaming<IngestArticlesRequest>) -> Result<(), ApiError> {
         let mut first = true;
         let drain = self.api.drain.begun.clone();
         loop {
@@ -154,12 +155,12 @@ impl IngestStream {
         Ok((rejections, next))
     }
 
-    async fn items(&mut self, items: v1::IngestItems) -> Result<(), ApiError> {
-        let v1::IngestItems { first_item, articles, items, bookmark } = items;
+    async fn items(&mut self, items: IngestItems) -> Result<(), ApiError> {
+        let IngestItems { first_item, articles, items, bookmark } = items;
         if !articles.is_empty() && !items.is_empty() {
             return Err(ApiError::StreamProtocol("a message has either articles or items"));
         }
-        let mut items = if items.is_empty() { articles.into_iter().map(ingest_items::article_item).collect() } else { items };
+        let mut items = if items.is_empty() { UndecodedItems::articles(articles) } else { UndecodedItems::items(items) };
         let limit = self.api.limits.batch_articles;
         if items.len() > limit {
             return Err(ApiError::TooManyItems { field: "items", limit });
@@ -173,9 +174,13 @@ impl IngestStream {
         // Items below were acknowledged, or are on their way: sent again, they change nothing, if they are the same.
         let known = usize::try_from(self.next_item - first_item).unwrap_or(usize::MAX);
         let sent_before = known > 0 && known >= items.len();
-        for (number, item) in (first_item..).zip(items.drain(..known.min(items.len()))) {
-            if self.known(number).is_some_and(|before| ingest_items::hash(item) != before) {
-                return Err(ApiError::ItemConflict { item: number });
+        if known > 0 {
+            let again = items.take_front(known);
+            let hashes = self.api.background.run(move || ingest_items::hashes(again)).await?;
+            for (number, hash) in (first_item..).zip(hashes) {
+                if self.known(number).is_some_and(|before| hash != before) {
+                    return Err(ApiError::ItemConflict { item: number });
+                }
             }
         }
         if items.is_empty() && (sent_before || bookmark.is_none()) {
@@ -183,7 +188,8 @@ impl IngestStream {
         }
         let first_item = self.next_item;
         self.next_item += items.len() as u64;
-        let (Checked { items, writes, bytes }, hashes) = Items::of_stream(items, &self.limits);
+        let limits = self.limits;
+        let (Checked { items, writes, bytes }, hashes) = self.api.background.run(move || Items::check(items, &limits)).await?;
         self.recent.extend(&hashes);
         self.recent.drain(..self.recent.len().saturating_sub(RECENT_ITEMS));
         let share = self.api.ingest_share(self.arrived.take(), bytes).await?;

@@ -17,8 +17,10 @@ mod outgoing;
 mod revisions;
 pub mod status;
 mod transit;
+pub mod undecoded;
 mod verification;
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,6 +30,7 @@ use tonic::body::Body;
 
 use self::arrival::{Arrivals, ArrivingBody};
 use crate::article::Limits;
+use crate::background::Background;
 use crate::storage::{ArticleStore, StoreId};
 
 pub use budget::ByteBudget;
@@ -103,6 +106,8 @@ pub struct Api {
     ingest_budget: ByteBudget,
     response_budget: ByteBudget,
     drain: Drain,
+    /// Where articles that come in bulk are decoded and checked.
+    background: Arc<Background>,
     started: Instant,
     /// Held by the verification that is under way.
     verifying: Arc<Mutex<()>>,
@@ -136,16 +141,20 @@ impl Api {
     }
 
     /// The services on top of a store.
-    pub fn new(store: Arc<dyn ArticleStore>, limits: CallLimits, drain: Drain) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// Where the system has no more threads.
+    pub fn new(store: Arc<dyn ArticleStore>, limits: CallLimits, drain: Drain) -> io::Result<Self> {
+        Ok(Self {
             store,
             limits,
             ingest_budget: ByteBudget::new(limits.ingest_budget),
             response_budget: ByteBudget::new(limits.response_budget),
             drain,
+            background: Arc::new(Background::new("dateline-decode")?),
             started: Instant::now(),
             verifying: Arc::default(),
-        }
+        })
     }
 
     fn store_id(&self) -> StoreId {

@@ -1,6 +1,6 @@
 //! The engine that keeps articles on disk: sled 0.34, with what sled alone does not promise built around it.
 //!
-//! A write goes: encode and compress (pool) -> `committer` -> `journal`, synced -> sled's `trees` -> acknowledged. Payloads
+//! A write goes: encode and compress (in the background) -> `committer` -> `journal`, synced -> sled's `trees` -> acknowledged. Payloads
 //! stay in the journal; the trees hold the rest. Checkpoints make sled durable by itself; [`open`](SledStore::open) replays
 //! what came after the last one. Reads go straight to the trees. Nothing outside this folder names sled.
 
@@ -64,6 +64,7 @@ use super::{
     StoreStats, Trimmed, VerifyCursor, VerifyStep, Write, WriteBatch,
 };
 use crate::article::{ArticleDate, ArticleHead, ArticleKey, CanonicalUrl, StoredArticle, Timestamp};
+use crate::background::Background;
 
 /// Batches that wait for the committer at most: past that, submitting waits.
 const QUEUE_BATCHES: usize = 64;
@@ -78,6 +79,8 @@ pub struct SledStore {
     trees: Arc<Trees>,
     shared: Arc<Shared>,
     pool: Pool,
+    /// Where what comes in bulk is encoded and compressed.
+    background: Background,
     committer: mpsc::Sender<Command>,
     threads: Mutex<Option<Threads>>,
     stop_sweep: Arc<AtomicBool>,
@@ -177,7 +180,8 @@ impl SledStore {
         };
         let pool = Pool::new(Arc::clone(&shared));
         let threads = Mutex::new(Some(threads));
-        Ok(Self { identity, folder, trees, shared, pool, committer: commands, threads, stop_sweep, _panics: panics })
+        let background = Background::new("dateline-encode").map_err(|error| StoreError::io("cannot start threads", error))?;
+        Ok(Self { identity, folder, trees, shared, pool, background, committer: commands, threads, stop_sweep, _panics: panics })
     }
 
     async fn read<T: Send + 'static>(
@@ -347,7 +351,7 @@ impl ArticleStore for SledStore {
         // What takes microseconds is not worth another thread.
         let is_small = writes.len() <= 1 && writes.iter().all(|write| write.text_bytes() <= SMALL_WRITE_BYTES);
         let prepare = |writes: Vec<Write>| writes.into_iter().map(PreparedWrite::from).collect();
-        let writes = if is_small { prepare(writes) } else { self.pool.run(move |_| Ok(prepare(writes))).await? };
+        let writes = if is_small { prepare(writes) } else { self.background.run(move || prepare(writes)).await };
         let (reply, pending) = PendingCommit::new();
         self.send(Command::Write { batch: PreparedBatch { writes, stream }, reply }).await?;
         Ok(pending)

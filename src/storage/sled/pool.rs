@@ -1,4 +1,4 @@
-//! Where blocking reads and compression run: on the caller's own thread as long as that takes microseconds, and on a pool
+//! Where blocking reads run: on the caller's own thread as long as that takes microseconds, and on a pool
 //! otherwise. The pool is bounded, so that a rush of calls queues instead of taking threads.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,0 +1,92 @@
+//! Where the work on articles that come in is done: checking, encoding, compressing.
+//!
+//! It takes most of the time that there is while articles come in bulk, and nobody waits for a single article of them. So it has
+//! threads of its own, of a lower priority than those that answer.
+
+use std::io;
+
+use tokio::runtime::{Builder, Runtime};
+
+/// How much lower, on the scale of nice(2): enough that a thread which answers gets a core at once, and far from being starved.
+const NICE: i32 = 10;
+
+/// Threads for such work, as many as there are cores. They end with it.
+#[derive(Debug)]
+pub struct Background {
+    /// `None` once it was dropped.
+    runtime: Option<Runtime>,
+}
+
+impl Background {
+    /// Threads with this name, which begin when there is something to do.
+    ///
+    /// # Errors
+    /// Where the system has no more to give.
+    pub fn new(name: &str) -> io::Result<Self> {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut builder = Builder::new_current_thread();
+        builder.max_blocking_threads(threads).thread_name(name).on_thread_start(lower_priority);
+        Ok(Self { runtime: Some(builder.build()?) })
+    }
+
+    /// Runs a job there, after those that wait already. The caller bounds how many that are. One whose waiter goes away is done
+    /// all the same.
+    ///
+    /// # Panics
+    /// Where the job does.
+    pub async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
+        let Some(runtime) = &self.runtime else { return job() };
+        match runtime.spawn_blocking(job).await {
+            Ok(done) => done,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // It can be cancelled by the end of the runtime alone, which whoever waits here keeps alive.
+                Err(_) => std::future::pending().await,
+            },
+        }
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        // Also where the last owner is a task, which may not wait for threads.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Of this thread alone: where the system allows no priority a thread, nothing changes.
+#[cfg(target_os = "linux")]
+fn lower_priority() {
+    if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE) {
+        tracing::debug!(%error, "a thread keeps its priority, and does the same work");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn lower_priority() {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn jobs_run_on_threads_of_a_lower_priority() {
+        let background = Background::new("test-background").unwrap();
+        let (name, nice) = background.run(|| (std::thread::current().name().map(str::to_owned), nice())).await;
+        assert_eq!(name.as_deref(), Some("test-background"));
+        assert!(nice >= NICE, "{nice}");
+        assert!(nice > self::nice());
+    }
+
+    fn nice() -> i32 {
+        rustix::process::getpriority_process(Some(rustix::thread::gettid())).unwrap()
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "as planned")]
+    async fn a_job_that_panics_panics_for_its_waiter() {
+        Background::new("test-background").unwrap().run(|| panic!("as planned")).await
+    }
+}
