@@ -124,7 +124,7 @@ fn next_field<'a>(content: &mut &'a [u8]) -> Result<Option<(u8, &'a [u8])>, Reco
 }
 
 fn string(bytes: &[u8]) -> Result<String, RecordError> {
-    std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| RecordError::Payload("a string is not UTF-8".into()))
+    simdutf8::basic::from_utf8(bytes).map(str::to_owned).map_err(|_| RecordError::Payload("a string is not UTF-8".into()))
 }
 
 fn timestamp(bytes: &[u8]) -> Result<Timestamp, RecordError> {
