@@ -12,6 +12,7 @@ mod daemon {
     mod storm;
     mod streams;
     mod trimming;
+    mod undecodable;
     mod watch;
 }
 
