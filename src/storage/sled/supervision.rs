@@ -86,8 +86,19 @@ pub fn supervised<T: Send + 'static>(what: &str, job: impl FnOnce() -> Result<T,
 mod tests {
     use super::*;
 
+    /// Tells the test that it has the process to itself.
+    const ALONE: &str = "DATELINE_TEST_ALONE";
+
     #[test]
     fn a_panic_of_the_job_or_of_a_sled_thread_is_an_error() {
+        // Every store of a process hears of such a panic, also those of other tests.
+        if std::env::var_os(ALONE).is_none() {
+            let this = "storage::sled::supervision::tests::a_panic_of_the_job_or_of_a_sled_thread_is_an_error";
+            let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
+            let output = alone.args(["--exact", this]).env(ALONE, "1").output().unwrap();
+            assert!(output.status.success() && String::from_utf8_lossy(&output.stdout).contains("1 passed"), "{output:?}");
+            return;
+        }
         assert_eq!(supervised("x", || Ok(7)).unwrap(), 7);
         let error = supervised::<()>("x", || panic!("in the job")).unwrap_err();
         assert!(matches!(&error, StoreError::Damaged { detail, .. } if detail.contains("in the job")), "{error}");
