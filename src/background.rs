@@ -56,16 +56,17 @@ impl Drop for Background {
     }
 }
 
-/// Of this thread alone: where the system allows no priority a thread, nothing changes.
+/// Lowers the priority of this thread alone: where the system allows no priority a thread, nothing changes.
 #[cfg(target_os = "linux")]
-fn lower_priority() {
+pub fn lower_priority() {
     if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE) {
         tracing::debug!(%error, "a thread keeps its priority, and does the same work");
     }
 }
 
+/// Changes nothing.
 #[cfg(not(target_os = "linux"))]
-fn lower_priority() {}
+pub fn lower_priority() {}
 
 #[cfg(test)]
 mod tests {

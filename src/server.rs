@@ -22,10 +22,10 @@ use tonic_health::ServingStatus;
 use tower::{Layer, Service};
 
 use crate::grpc::status::{ApiError, unreadable_message};
+use crate::grpc::undecoded::ingest_service_server::IngestServiceServer;
 use crate::grpc::v1::admin_service_server::AdminServiceServer;
 use crate::grpc::v1::article_service_server::ArticleServiceServer;
 use crate::grpc::v1::change_service_server::ChangeServiceServer;
-use crate::grpc::undecoded::ingest_service_server::IngestServiceServer;
 use crate::grpc::{Api, CallLimits, DESCRIPTORS, Drain, EndsWithDrain, Transit, TransitBody};
 use crate::storage::{ArticleStore, StoreHealth};
 

@@ -5,6 +5,7 @@
 //! right by reading.
 
 mod batch;
+pub mod compression;
 pub mod contract;
 mod error;
 pub mod memory;
@@ -13,6 +14,7 @@ pub mod record;
 mod retention;
 pub mod sled;
 mod snapshot;
+mod stats;
 pub mod stream;
 pub mod token;
 mod verification;
@@ -32,6 +34,7 @@ pub use batch::{
 pub use error::StoreError;
 pub use retention::{ChangeRetention, FoundRevision, History, InvalidHistory, LogPlace, Trimmed};
 pub use snapshot::{Snapshot, SnapshotInfo, SnapshotItem, StoreBuilder};
+pub use stats::StoreStats;
 pub use stream::{Bookmark, IngestPosition, ItemHash, OpenedStream, Rejection, RejectionCause, StreamAdvance, StreamState};
 pub use verification::{Finding, FindingKind, VerifyCursor, VerifyStep};
 
@@ -456,29 +459,6 @@ pub enum ChangeKind {
     Updated,
     /// It was deleted.
     Deleted,
-}
-
-/// What a store holds and what it takes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct StoreStats {
-    /// What it holds.
-    pub contents: Contents,
-    /// Bytes of the records of earlier revisions as stored, compressed.
-    pub earlier_record_bytes: u64,
-    /// Days that hold at least one article.
-    pub days: u64,
-    /// The first and the last of them.
-    pub date_span: Option<(ArticleDate, ArticleDate)>,
-    /// Bytes of the engine's files.
-    pub engine_bytes: u64,
-    /// Bytes of the journal's files, in which the payloads of all records are.
-    pub journal_bytes: u64,
-    /// Bytes of those payloads that are in use; the rest of the journal goes back as it falls out of use.
-    pub live_bytes: u64,
-    /// When everything was last looked at without a finding.
-    pub last_verification: Option<Timestamp>,
-    /// Ingest streams of which a position is kept.
-    pub streams: u64,
 }
 
 /// Running totals, kept up to date with every write.

@@ -25,10 +25,9 @@
 
 mod content;
 
-use std::cell::RefCell;
-
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
+use super::compression::Compression;
 use super::planted::{Fault, planted};
 use crate::article::{Article, ArticleHead, ArticleKey, Digest, StoredArticle, Timestamp, url::RULES_VERSION};
 
@@ -36,11 +35,6 @@ use crate::article::{Article, ArticleHead, ArticleKey, Digest, StoredArticle, Ti
 pub const HEADER_BYTES: usize = 100;
 /// The format that is written.
 pub const FORMAT: u8 = 1;
-
-/// zstd's fastest regular level: 2.2x on single articles at about 20 µs each; level 3 gives 2.3x.
-const ZSTD_LEVEL: i32 = 1;
-/// No decoded payload is ever this large: the article limit cannot be configured beyond it.
-const MAX_CONTENT_BYTES: u32 = 1 << 30;
 
 /// How a payload is encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +59,9 @@ pub enum RecordError {
     /// The payload cannot be decoded.
     #[error("the payload cannot be decoded: {0}")]
     Payload(String),
+    /// The dictionary with this id, which it was compressed with, is missing or damaged.
+    #[error("its compression dictionary {0} is not there")]
+    Dictionary(u32),
 }
 
 /// An article's content, encoded and compressed: the expensive part of writing a record, done apart from the rest.
@@ -90,23 +87,20 @@ pub struct Stamp {
     pub update_time: Timestamp,
 }
 
-thread_local! {
-    // Contexts of a few hundred kilobytes that are costly to set up and free to use again.
-    static COMPRESSOR: RefCell<Option<zstd::bulk::Compressor<'static>>> = const { RefCell::new(None) };
-    static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
-}
-
 impl EncodedContent {
-    /// Encodes and compresses an article's content. Takes some ten microseconds of CPU.
-    pub fn of(article: &Article) -> Self {
+    /// Encodes and compresses an article's content, and offers it as a sample to learn from. Takes some twenty microseconds of CPU.
+    pub fn of(article: &Article, compression: &Compression) -> Self {
         let content = content::encode(article);
-        let content_bytes = content.len() as u32;
-        let text_bytes = article.text_bytes() as u32;
-        match compress(&content) {
-            Some(payload) if payload.len() < content.len() => {
-                Self { codec: Codec::Zstd, dictionary: 0, text_bytes, content_bytes, payload }
-            }
-            _ => Self { codec: Codec::Raw, dictionary: 0, text_bytes, content_bytes, payload: content },
+        compression.offer(&content);
+        Self::compressed(content, article, compression)
+    }
+
+    /// Compresses an article's content as [`encode_content`] gives it.
+    pub fn compressed(content: Vec<u8>, article: &Article, compression: &Compression) -> Self {
+        let (text_bytes, content_bytes) = (article.text_bytes() as u32, content.len() as u32);
+        match compression.encode(&content) {
+            Some((dictionary, payload)) => Self { codec: Codec::Zstd, dictionary, text_bytes, content_bytes, payload },
+            None => Self { codec: Codec::Raw, dictionary: 0, text_bytes, content_bytes, payload: content },
         }
     }
 
@@ -152,6 +146,7 @@ impl EncodedContent {
 pub struct RecordHeader {
     head: ArticleHead,
     codec: Codec,
+    dictionary: u32,
     content_bytes: u32,
     payload_bytes: u32,
     payload_checksum: u64,
@@ -172,9 +167,10 @@ impl RecordHeader {
         if format != FORMAT {
             return Err(RecordError::Format(format));
         }
-        let codec = match (header[1], u32::from_be_bytes(bytes(header, 4))) {
+        let dictionary = u32::from_be_bytes(bytes(header, 4));
+        let codec = match (header[1], dictionary) {
             (0, 0) => Codec::Raw,
-            (1, 0) => Codec::Zstd,
+            (1, _) => Codec::Zstd,
             (codec, dictionary) => return Err(RecordError::Payload(format!("codec {codec} with dictionary {dictionary} is not known"))),
         };
         let time = |at| {
@@ -193,6 +189,7 @@ impl RecordHeader {
         Ok(Self {
             head,
             codec,
+            dictionary,
             content_bytes: u32::from_be_bytes(bytes(header, 60)),
             payload_bytes: u32::from_be_bytes(bytes(header, 64)),
             payload_checksum: u64::from_be_bytes(bytes(header, 16)),
@@ -219,11 +216,11 @@ impl RecordHeader {
         payload.len() == self.payload_bytes() && xxh3_64(payload) == self.payload_checksum
     }
 
-    /// Verifies and decodes the payload.
+    /// Verifies and decodes the payload, with the dictionary that it names.
     ///
     /// # Errors
-    /// Where it is damaged or not the one that belongs to this header.
-    pub fn decode_article(self, payload: &[u8]) -> Result<StoredArticle, RecordError> {
+    /// Where it is damaged or not the one that belongs to this header, or its dictionary is not there.
+    pub fn decode_article(self, payload: &[u8], compression: &Compression) -> Result<StoredArticle, RecordError> {
         if payload.len() != self.payload_bytes() {
             return Err(RecordError::Short);
         }
@@ -232,10 +229,15 @@ impl RecordHeader {
         }
         let article = match self.codec {
             Codec::Raw => content::decode(&self.head.key, payload),
-            Codec::Zstd => content::decode(&self.head.key, &decompress(payload, self.content_bytes)?),
+            Codec::Zstd => content::decode(&self.head.key, &compression.decode(self.dictionary, payload, self.content_bytes)?),
         }?;
         Ok(StoredArticle { head: self.head, article })
     }
+}
+
+/// An article's content, encoded and not compressed: what dictionaries are learned from.
+pub fn encode_content(article: &Article) -> Vec<u8> {
+    content::encode(article)
 }
 
 fn header_checksum(key: &ArticleKey, header: &[u8; HEADER_BYTES]) -> u64 {
@@ -255,38 +257,11 @@ fn bytes<const N: usize>(header: &[u8; HEADER_BYTES], at: usize) -> [u8; N] {
     bytes
 }
 
-/// `None` where zstd refuses, which leaves the content as it is: never a reason to refuse an article.
-fn compress(content: &[u8]) -> Option<Vec<u8>> {
-    COMPRESSOR.with_borrow_mut(|slot| {
-        if slot.is_none() {
-            *slot = zstd::bulk::Compressor::new(ZSTD_LEVEL).ok();
-        }
-        slot.as_mut()?.compress(content).ok()
-    })
-}
-
-fn decompress(payload: &[u8], content_bytes: u32) -> Result<Vec<u8>, RecordError> {
-    let failed = |error: std::io::Error| RecordError::Payload(error.to_string());
-    if content_bytes > MAX_CONTENT_BYTES {
-        return Err(RecordError::Payload("its length is out of range".into()));
-    }
-    let content = DECOMPRESSOR.with_borrow_mut(|slot| {
-        let mut decompressor = match slot.take() {
-            Some(decompressor) => decompressor,
-            None => zstd::bulk::Decompressor::new()?,
-        };
-        let content = decompressor.decompress(payload, content_bytes as usize);
-        *slot = Some(decompressor);
-        content
-    });
-    let content = content.map_err(failed)?;
-    if content.len() == content_bytes as usize { Ok(content) } else { Err(RecordError::Short) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::article::{ArticleDraft, Limits};
+    use crate::storage::compression::Dictionary;
 
     fn article(body: &str) -> Article {
         let draft = ArticleDraft {
@@ -310,12 +285,17 @@ mod tests {
     }
 
     fn record(article: &Article) -> Vec<u8> {
-        let content = EncodedContent::of(article);
+        let content = EncodedContent::of(article, &Compression::default());
         [&content.header(article.key(), &article.digest(), &stamp())[..], content.payload()].concat()
     }
 
     fn decode(key: &ArticleKey, record: &[u8]) -> Result<StoredArticle, RecordError> {
-        RecordHeader::decode(key, record)?.decode_article(&record[HEADER_BYTES..])
+        RecordHeader::decode(key, record)?.decode_article(&record[HEADER_BYTES..], &Compression::default())
+    }
+
+    fn golden(hex: &str) -> Vec<u8> {
+        let digits = hex.split_whitespace().collect::<String>();
+        digits.as_bytes().chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
     }
 
     #[test]
@@ -343,7 +323,7 @@ mod tests {
             }
             assert!(
                 RecordHeader::decode(article.key(), &record[..at])
-                    .and_then(|header| header.decode_article(&record[HEADER_BYTES.min(at)..at]))
+                    .and_then(|header| header.decode_article(&record[HEADER_BYTES.min(at)..at], &Compression::default()))
                     .is_err()
             );
         }
@@ -353,16 +333,28 @@ mod tests {
 
     #[test]
     fn records_of_every_earlier_version_are_read() {
-        let golden = include_str!("../../tests/golden/record-v1.hex");
-        let record: Vec<u8> = golden
-            .split_whitespace()
-            .collect::<String>()
-            .as_bytes()
-            .chunks(2)
-            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
-            .collect();
+        let record = golden(include_str!("../../tests/golden/record-v1.hex"));
         let article = article(&"Golden text stays readable. ".repeat(4));
         assert_eq!(decode(article.key(), &record).unwrap().article, article);
         assert_eq!(decode(article.key(), &record).unwrap().head.revision, 7);
+    }
+
+    #[test]
+    fn records_with_a_dictionary_are_read_with_it_and_not_without() {
+        let content = golden(include_str!("../../tests/golden/dictionary-v1.hex"));
+        let record = golden(include_str!("../../tests/golden/record-with-dictionary-v1.hex"));
+        let article = article(&"The golden text of a record with a dictionary stays readable as well. ".repeat(2));
+        let compression = Compression::default();
+        let missing = RecordHeader::decode(article.key(), &record).unwrap().decode_article(&record[HEADER_BYTES..], &compression);
+        assert_eq!(missing.unwrap_err(), RecordError::Dictionary(3));
+        compression.add(vec![Dictionary { id: 3, create_time: stamp().create_time, sequence: 5, samples: 4, content }]);
+        let header = RecordHeader::decode(article.key(), &record).unwrap();
+        assert_eq!(header.decode_article(&record[HEADER_BYTES..], &compression).unwrap().article, article);
+        assert_eq!(u32::from_be_bytes(record[4..8].try_into().unwrap()), 3);
+        // What is written today is read with it too.
+        let content = EncodedContent::of(&article, &compression);
+        let header = content.header(article.key(), &article.digest(), &stamp());
+        let decoded = RecordHeader::decode(article.key(), &header).unwrap().decode_article(content.payload(), &compression);
+        assert_eq!((content.dictionary, decoded.unwrap().article), (3, article));
     }
 }

@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::dictionaries;
 use super::entry::{self, Manifest, SegmentUsage, State, Tombstone};
 use super::folder::{Checkpoint, Folder, sync_folder};
 use super::journal::{Frame, Journal, Location, Mutation, Segments};
@@ -16,7 +17,9 @@ use super::segment_list;
 use super::stored::StoredRecord;
 use super::trees::Trees;
 use crate::article::{ArticleDate, StoredArticle};
-use crate::storage::record::{EncodedContent, HEADER_BYTES, Stamp};
+use crate::storage::compression::learning::Learner;
+use crate::storage::compression::{Dictionary, Levels};
+use crate::storage::record::{EncodedContent, HEADER_BYTES, Stamp, encode_content};
 use crate::storage::{Contents, SnapshotItem, StoreBuilder, StoreError, StoreId, Trimmed};
 
 /// About how many bytes are written and applied at once.
@@ -32,6 +35,8 @@ pub struct SledBuilder {
     trees: Trees,
     folder: Folder,
     state: State,
+    /// Learns from what comes, where nothing was learned before.
+    learner: Option<Learner>,
     /// Articles whose first revision since they were created is there.
     firsts: u64,
     changes: u64,
@@ -91,6 +96,7 @@ impl SledBuilder {
             trees,
             folder,
             state: State::default(),
+            learner: Some(Learner::default()),
             firsts: 0,
             changes: 0,
             mutations: Vec::new(),
@@ -143,7 +149,11 @@ impl SledBuilder {
         let StoredArticle { head, article } = stored;
         let stamp =
             Stamp { sequence: head.sequence, revision: head.revision, create_time: head.create_time, update_time: head.update_time };
-        let content = EncodedContent::of(article);
+        let content = encode_content(article);
+        if let Some(learner) = &mut self.learner {
+            learner.offer(&content);
+        }
+        let content = EncodedContent::compressed(content, article, self.trees.compression());
         let header = content.header(&head.key, &head.digest, &stamp);
         let payload = content.into_payload();
         let bytes = payload.len() as u64;
@@ -155,6 +165,37 @@ impl SledBuilder {
         self.payload_bytes += payload.len();
         self.payloads.push(payload);
         HEADER_BYTES as u64 + bytes
+    }
+
+    /// Learns from what came so far, where it is time to.
+    fn learn(&mut self) -> Result<(), StoreError> {
+        let written = self.state.contents.articles + self.state.contents.earlier_revisions;
+        if let Some(learner) = self.learner.as_mut().filter(|learner| learner.is_due(written))
+            && let Some(dictionary) = learner.learn(written, self.trees.compression())
+        {
+            // It is used as soon as it is there.
+            self.add_dictionary(&dictionary);
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Learns from these contents alone, and encodes what comes as compaction does.
+    fn learn_from(&mut self, mut samples: Learner, sequence: u64) -> Result<(), StoreError> {
+        let compression = self.trees.compression();
+        compression.set_levels(Levels::COMPACTING);
+        let dictionary = samples.learn(sequence, compression);
+        self.learner = None;
+        if let Some(dictionary) = dictionary {
+            self.add_dictionary(&dictionary);
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    fn add_dictionary(&mut self, dictionary: &Dictionary) {
+        self.state.last_dictionary = dictionary.id;
+        self.mutations.push(dictionaries::mutation(dictionary));
     }
 
     fn set(&mut self, tree: Tree, key: Vec<u8>, value: Vec<u8>) {
@@ -214,6 +255,7 @@ impl StoreBuilder for SledBuilder {
             self.item(item);
             if self.payload_bytes + 256 * self.mutations.len() > GROUP_BYTES {
                 self.flush()?;
+                self.learn()?;
             }
         }
         Ok(())
@@ -232,6 +274,8 @@ impl StoreBuilder for SledBuilder {
 pub fn compact(path: &Path, mut progress: impl FnMut(u64)) -> Result<(), StoreError> {
     let parts = super::recovery::Parts::open_supervised(path)?;
     let mut builder = SledBuilder::begin_beside(path, Some(parts.folder.store_id()))?;
+    let samples = dictionaries::samples(&parts.trees, &parts.state)?;
+    builder.learn_from(samples, parts.state.contents.last_sequence)?;
     let (mut snapshot, mut done) = (super::snapshot::Reading::begin(&parts.trees)?, 0);
     let contents = parts.state.contents;
     while let Some(items) = snapshot.next_page(&parts.trees)? {

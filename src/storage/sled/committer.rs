@@ -19,6 +19,7 @@ use super::supervision::panic_text;
 use super::synced::SyncedNote;
 use super::trees::Trees;
 use crate::article::Timestamp;
+use crate::storage::compression::Dictionary;
 use crate::storage::planted::{Fault, planted};
 use crate::storage::{BatchOutcome, Durability, IngestStreamId, OpenedStream, StoreError, StoreOptions, StreamAdvance, StreamState};
 
@@ -58,6 +59,11 @@ pub enum Command {
     /// To give a segment up of which nothing stands any more.
     GiveUp {
         segment: u64,
+        reply: oneshot::Sender<Result<(), StoreError>>,
+    },
+    /// To store a compression dictionary, and use it from then on.
+    AddDictionary {
+        dictionary: Dictionary,
         reply: oneshot::Sender<Result<(), StoreError>>,
     },
     /// To take changes out of the change log.
@@ -175,6 +181,10 @@ impl Committer {
                 }
                 Command::GiveUp { segment, reply } => {
                     group.give_up(segment)?;
+                    self.replies.push(Reply::Done(reply));
+                }
+                Command::AddDictionary { dictionary, reply } => {
+                    group.add_dictionary(&dictionary);
                     self.replies.push(Reply::Done(reply));
                 }
                 Command::Trim { step, reply } => {
@@ -309,6 +319,7 @@ fn gather(first: Command, queue: &mut mpsc::Receiver<Command>) -> Gathered {
             | Command::ForgetStreams { .. }
             | Command::Relocate { .. }
             | Command::GiveUp { .. }
+            | Command::AddDictionary { .. }
             | Command::Trim { .. }
             | Command::Checkpoint => {}
         }
@@ -325,6 +336,7 @@ fn refuse(commands: Vec<Command>, error: &StoreError) {
             Command::OpenStream { reply, .. } => answer(reply, Err(error.clone())),
             Command::Relocate { reply, .. }
             | Command::GiveUp { reply, .. }
+            | Command::AddDictionary { reply, .. }
             | Command::ForgetStreams { reply, .. }
             | Command::Trim { reply, .. } => answer(reply, Err(error.clone())),
             Command::Checkpoint | Command::Close => {}

@@ -73,7 +73,7 @@ impl<'a> Fields<'a> {
         std::str::from_utf8(text).map_err(|_| self.damaged())
     }
 
-    fn time(&mut self) -> Result<Timestamp, StoreError> {
+    pub fn time(&mut self) -> Result<Timestamp, StoreError> {
         let micros = self.bytes().map(i64::from_be_bytes)?;
         Timestamp::from_micros(micros).ok_or_else(|| self.damaged())
     }
@@ -247,6 +247,8 @@ pub struct State {
     pub revisions_dropped: bool,
     /// How far deletions have come on their way out of the change log.
     pub deletions: DeletionSweep,
+    /// The id of the last compression dictionary; 0 where there is none. All before it are there too.
+    pub last_dictionary: u32,
 }
 
 /// How far deletions have come on their way out of the change log: those up to the mark go when whoever began to read the log
@@ -266,7 +268,8 @@ impl State {
         let Contents { articles, earlier_revisions, last_sequence, text_bytes, record_bytes, trimmed } = self.contents;
         let numbers = [self.group, articles, earlier_revisions, last_sequence, text_bytes, record_bytes];
         let mut content = numbers.map(u64::to_be_bytes).concat();
-        let trims = (trimmed, self.deletions) != Default::default();
+        let learned = self.last_dictionary > 0;
+        let trims = learned || (trimmed, self.deletions) != Default::default();
         if trims || (self.earlier_record_bytes, self.revisions_dropped) != (0, false) {
             content.extend_from_slice(&self.earlier_record_bytes.to_be_bytes());
             content.push(self.revisions_dropped.into());
@@ -275,6 +278,9 @@ impl State {
             let (Trimmed { horizon, swept, deletions, removed }, sweep) = (trimmed, self.deletions);
             content.extend([horizon, swept, deletions, removed, sweep.swept, sweep.mark].iter().flat_map(|number| number.to_be_bytes()));
             content.extend_from_slice(&sweep.mark_time.to_be_bytes());
+        }
+        if learned {
+            content.extend_from_slice(&self.last_dictionary.to_be_bytes());
         }
         seal(Tree::State, keys::STATE_KEY, &content)
     }
@@ -300,6 +306,9 @@ impl State {
             state.contents.trimmed = Trimmed { horizon, swept, deletions, removed };
             let (swept, mark, mark_time) = (fields.u64()?, fields.u64()?, fields.bytes().map(i64::from_be_bytes)?);
             state.deletions = DeletionSweep { swept, mark, mark_time };
+        }
+        if !fields.rest.is_empty() {
+            state.last_dictionary = fields.bytes().map(u32::from_be_bytes)?;
         }
         Ok(state)
     }
@@ -354,6 +363,7 @@ mod tests {
         let past = State { earlier_record_bytes: 7, revisions_dropped: true, ..state };
         let mut trimmed = State { deletions: DeletionSweep { swept: 8, mark: 9, mark_time: 10 }, ..state };
         trimmed.contents.trimmed = Trimmed { horizon: 11, swept: 12, deletions: 13, removed: 14 };
+        let learned = State { last_dictionary: 15, ..state };
         let written = [
             ("change", encode_change(&change())),
             ("manifest", Manifest { count: 1, checksum: 2 }.encode(&keys::day_key(change().key.date))),
@@ -363,8 +373,9 @@ mod tests {
             ("state-of-a-past", past.encode()),
             ("state-of-a-trimmed-log", trimmed.encode()),
             ("whole_position", encode_position(b"stream", &whole_position)),
+            ("state-with-dictionaries", learned.encode()),
         ];
-        for state in [state, past, trimmed] {
+        for state in [state, past, trimmed, learned, State { last_dictionary: 15, ..trimmed }] {
             assert_eq!(State::decode(&state.encode()).unwrap(), state);
         }
         let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();

@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 
 pub use trim::TrimStep;
 
+use super::dictionaries;
 use super::entry::{self, Manifest, SegmentUsage, State, Tombstone};
 use super::journal::{Journal, Location, Mutation};
 use super::keys::{self, STATE_KEY, Tree};
@@ -17,6 +18,7 @@ use super::stored::StoredRecord;
 use super::streams::StreamEntries;
 use super::trees::Trees;
 use crate::article::{ArticleDate, ArticleHead, ArticleKey, Digest, Timestamp};
+use crate::storage::compression::{Compression, Dictionary};
 use crate::storage::planted::{Fault, planted};
 use crate::storage::record::{EncodedContent, HEADER_BYTES, Stamp};
 use crate::storage::stream::forgotten_before;
@@ -31,19 +33,18 @@ pub enum PreparedWrite {
     Delete { key: ArticleKey, precondition: Precondition },
 }
 
-impl From<Write> for PreparedWrite {
-    fn from(write: Write) -> Self {
+impl PreparedWrite {
+    /// Does it.
+    pub fn of(write: Write, compression: &Compression) -> Self {
         match write {
             Write::Put { article, precondition } => {
-                let (digest, content) = (article.digest(), EncodedContent::of(&article));
+                let (digest, content) = (article.digest(), EncodedContent::of(&article, compression));
                 Self::Put { key: article.key().clone(), digest, content, precondition }
             }
             Write::Delete { key, precondition } => Self::Delete { key, precondition },
         }
     }
-}
 
-impl PreparedWrite {
     /// About how many bytes the write adds to its group.
     pub fn bytes(&self) -> usize {
         match self {
@@ -230,10 +231,19 @@ impl<'a> Group<'a> {
     /// Has the journal hold a mutation once more that an earlier group made, unless the tree has changed since. In a group
     /// without writes only, as [`relocate`](Self::relocate).
     pub fn keep(&mut self, mutation: Mutation) -> Result<(), StoreError> {
-        if self.trees.get(mutation.tree, &mutation.key)?.as_deref() == mutation.value.as_deref() {
+        let stands = || Ok::<_, StoreError>(self.trees.get(mutation.tree, &mutation.key)?.as_deref() == mutation.value.as_deref());
+        // A dictionary stands for ever.
+        if mutation.tree == Tree::Dictionaries || stands()? {
             self.standing.push(mutation);
         }
         Ok(())
+    }
+
+    /// Adds a compression dictionary.
+    pub fn add_dictionary(&mut self, dictionary: &Dictionary) {
+        self.grows = true;
+        self.state.last_dictionary = self.state.last_dictionary.max(dictionary.id);
+        self.mutations.push(dictionaries::mutation(dictionary));
     }
 
     /// Gives a segment up that holds nothing any more: its file can go when the group is durable. One of which a payload is in use

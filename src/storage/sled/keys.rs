@@ -12,7 +12,8 @@
 //! | streams | id of an ingest stream | its position |
 //! | streams | id, 0, `h`, number of the item after them (8 bytes) | hashes of items, one after the other |
 //! | streams | id, 0, `r`, how many were rejected up to them (8 bytes) | rejections, one after the other |
-//! | state | `state` | group, sequence, totals; what was dropped of revisions and trimmed of changes |
+//! | dictionaries | id (4 bytes) | when it was trained, changes by then, samples; the compression dictionary |
+//! | state | `state` | group, sequence, totals; what was dropped of revisions and trimmed of changes; the last dictionary |
 //!
 //! All numbers are big-endian, so that the order of bytes is the order of the numbers. A URL key and the id of a stream
 //! are printable ASCII, so the byte 0 after it ends it.
@@ -33,10 +34,11 @@ pub enum Tree {
     Days = 7,
     Streams = 8,
     State = 9,
+    Dictionaries = 10,
 }
 
 impl Tree {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Articles,
         Self::Revisions,
         Self::Segments,
@@ -46,6 +48,7 @@ impl Tree {
         Self::Days,
         Self::Streams,
         Self::State,
+        Self::Dictionaries,
     ];
 
     /// The tree's name in sled.
@@ -60,6 +63,7 @@ impl Tree {
             Self::Days => "days",
             Self::Streams => "streams",
             Self::State => "state",
+            Self::Dictionaries => "dictionaries",
         }
     }
 

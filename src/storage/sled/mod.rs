@@ -9,6 +9,7 @@ mod checkpoint;
 mod committer;
 mod damage;
 mod days;
+mod dictionaries;
 mod entry;
 mod expiry;
 mod folder;
@@ -46,6 +47,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::checkpoint::{Checkpointer, checkpoint};
 use self::committer::{Command, Committer, PreparedBatch};
+use self::dictionaries::Learning;
 use self::entry::State;
 use self::expiry::Expiry;
 use self::folder::{Folder, folder_bytes};
@@ -156,6 +158,9 @@ impl SledStore {
             replies: Vec::new(),
         };
         let expiry = Expiry { trees: Arc::clone(&trees), shared: Arc::clone(&shared), committer: commands.downgrade(), options };
+        let learning = Learning::begin(Arc::clone(trees.compression()), Arc::clone(&shared), commands.downgrade());
+        // Left to itself in the end: it holds nothing of the folder, and cannot be interrupted where it is training.
+        spawn("dictionary", move || learning.run())?;
         let stop_sweep = Arc::new(AtomicBool::new(false));
         let (stop_expiry, expiry_stopped) = std::sync::mpsc::channel();
         let threads = Threads {
@@ -230,6 +235,7 @@ fn spawn<T: Send + 'static>(name: &str, run: impl FnOnce() -> T + Send + 'static
 
 impl Drop for SledStore {
     fn drop(&mut self) {
+        self.trees.compression().stop_offering();
         // sled's own end panics, or waits for ever, where it could not write: what has failed is left behind.
         if matches!(self.shared.health(), StoreHealth::Failed(_)) {
             std::mem::forget(Arc::clone(&self.trees));
@@ -350,7 +356,8 @@ impl ArticleStore for SledStore {
         let WriteBatch { writes, stream } = batch;
         // What takes microseconds is not worth another thread.
         let is_small = writes.len() <= 1 && writes.iter().all(|write| write.text_bytes() <= SMALL_WRITE_BYTES);
-        let prepare = |writes: Vec<Write>| writes.into_iter().map(PreparedWrite::from).collect();
+        let compression = Arc::clone(self.trees.compression());
+        let prepare = move |writes: Vec<Write>| writes.into_iter().map(|write| PreparedWrite::of(write, &compression)).collect();
         let writes = if is_small { prepare(writes) } else { self.background.run(move || prepare(writes)).await };
         let (reply, pending) = PendingCommit::new();
         self.send(Command::Write { batch: PreparedBatch { writes, stream }, reply }).await?;
@@ -419,6 +426,7 @@ impl ArticleStore for SledStore {
                 live_bytes,
                 last_verification,
                 streams,
+                compression: Some(trees.compression().stats()),
             })
         })
         .await
@@ -429,6 +437,7 @@ impl ArticleStore for SledStore {
         drop(self.committer.send(Command::Close).await);
         self.pool.close();
         self.stop_sweep.store(true, Ordering::Relaxed);
+        self.trees.compression().stop_offering();
         self.shared.writable().map_err(StoreError::Failed)?;
         let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(Threads { committer, checkpointer, reclaimer, sweep, expiry, stop_expiry, trimmer }) = threads else { return Ok(()) };

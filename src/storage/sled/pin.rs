@@ -45,7 +45,7 @@ impl Pin {
             Tree::Articles | Tree::Tombstones => false,
             Tree::Revisions | Tree::Streams => true,
             Tree::Changes if value.is_none() => false,
-            Tree::Changes | Tree::Urls | Tree::Days | Tree::Segments | Tree::State => return Ok(()),
+            Tree::Changes | Tree::Urls | Tree::Days | Tree::Segments | Tree::State | Tree::Dictionaries => return Ok(()),
         };
         if self.exceeded() {
             return Ok(());

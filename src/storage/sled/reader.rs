@@ -9,6 +9,7 @@ use super::pool::Cancelled;
 use super::stored::StoredRecord;
 use super::trees::{Trees, sled_error};
 use crate::article::{ArticleDate, ArticleHead, ArticleKey, CanonicalUrl, Filter, StoredArticle, UrlScope};
+use crate::storage::record::RecordError;
 use crate::storage::{Change, CountOfGroup, CountRequest, CountedGroup, CountedHost, Direction, GroupBy, Page, ScanRequest, StoreError};
 
 /// How often a reader tries again where the article changes under it. Each try needs another write in between.
@@ -136,9 +137,12 @@ impl Trees {
                 StoredRecord::decode(key, &record).inspect_err(|error| self.damage().note_index(error))?;
             let problem = match self.segments().read(location, header.payload_bytes())? {
                 None => "the journal does not hold its text".to_owned(),
-                Some(payload) => match header.decode_article(&payload) {
+                Some(payload) => match header.decode_article(&payload, self.compression()) {
                     Ok(article) => return Ok(Some(article)),
-                    Err(error) => error.to_string(),
+                    Err(error) => {
+                        self.note_dictionary(&error);
+                        error.to_string()
+                    }
                 },
             };
             // A segment that is no longer needed goes: what looks damaged may only have been replaced, moved or deleted.
@@ -154,6 +158,13 @@ impl Trees {
             }
         }
         Err(StoreError::damaged(format!("article {key}"), "it changed all the time while it was read"))
+    }
+
+    /// Notes where a record's dictionary is missing: the journal has it.
+    pub fn note_dictionary(&self, error: &RecordError) {
+        if matches!(error, RecordError::Dictionary(_)) {
+            self.damage().note_index(&StoreError::damaged("a compression dictionary", error.to_string()));
+        }
     }
 
     /// Collects a page: `take` makes an item of a record and tells whether the page has room for more after it.

@@ -210,6 +210,8 @@ impl Reclaimer {
         let found = match (tree, value) {
             // The latest group holds the state, and the first of the current segment all of these.
             (Tree::State | Tree::Segments, _) => return Ok(None),
+            // Nothing replaces one: where sled's is another it is damaged, and the journal is what mends it.
+            (Tree::Dictionaries, _) => return Ok(Some(Standing::Mutation(mutation))),
             (Tree::Revisions, Some(_)) => self.in_use(segment, Tree::Revisions, key)?,
             (Tree::Articles, Some(written)) => match self.in_use(segment, Tree::Articles, key)? {
                 // Where the article was written again since, its record is that of an earlier revision.
@@ -322,5 +324,33 @@ mod tests {
             assert_eq!(store.article(expected.key()).await.unwrap().unwrap().article, expected);
         }
         store.close().await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_dictionary_outlives_its_segment_also_where_only_the_journal_has_it() {
+        use crate::storage::sled::dictionaries::tests::{add, dictionary, open, put};
+
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(folder.path(), 0..0).await;
+        add(&store, dictionary(1)).await;
+        put(&store, 0..20).await;
+        store.close().await.unwrap();
+        drop(store);
+        let store = open(folder.path(), 0..20).await;
+        put(&store, 20..40).await;
+        store.trees.tree(Tree::Dictionaries).clear().unwrap();
+        let (trees, shared) = (Arc::clone(&store.trees), Arc::clone(&store.shared));
+        let mut reclaimer = Reclaimer::new(trees, store.folder.store_id(), shared, store.committer.downgrade());
+        tokio::task::spawn_blocking(move || {
+            reclaimer.empty(1, 2).unwrap();
+            reclaimer.remove_given_up(2).unwrap();
+        })
+        .await
+        .unwrap();
+        assert_eq!(store.trees.segments().numbers().unwrap(), [2]);
+        store.close().await.unwrap();
+        drop(store);
+        std::fs::write(folder.path().join("REBUILD"), "as a test wants").unwrap();
+        open(folder.path(), 0..40).await.close().await.unwrap();
     }
 }

@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::dictionaries;
 use super::entry::State;
 use super::folder::{Checkpoint, Folder, sync_folder};
 use super::journal::{self, Journal, Segments};
@@ -131,6 +132,7 @@ fn recover(folder: &Folder, trees: &Trees, source: Source) -> Result<(Journal, S
         tracing::info!(groups = replayed.applied, "applied what the journal held since the last checkpoint");
     }
     check_segments(trees)?;
+    dictionaries::check(trees, state.last_dictionary);
     if let Some(wrong) = verify::totals(trees)?.into_iter().next().filter(|_| !planted(Fault::SequenceCheckIgnored)) {
         return Err(StoreError::damaged(folder.sled_path().display().to_string(), format!("{}: restore a backup", wrong.detail)));
     }

@@ -139,7 +139,7 @@ fn item(trees: &Trees, tree: Tree, key: &[u8], value: &[u8], last_sequence: u64)
         }
         Tree::Streams if keys::is_stream_detail(key) => None,
         Tree::Streams => Some(SnapshotItem::Stream { id: keys::parse_stream_key(key)?, position: entry::decode_position(key, value)? }),
-        Tree::Segments | Tree::Urls | Tree::Days | Tree::State => {
+        Tree::Segments | Tree::Urls | Tree::Days | Tree::State | Tree::Dictionaries => {
             return Err(StoreError::Failed(format!("the tree {} is no part of a snapshot", tree.name())));
         }
     })
@@ -151,5 +151,5 @@ fn read(trees: &Trees, key: &ArticleKey, stored: StoredRecord) -> Result<StoredA
     let damaged = |detail: String| StoreError::damaged(format!("article {key}"), detail);
     let payload = trees.segments().read(location, header.payload_bytes())?;
     let payload = payload.ok_or_else(|| damaged("the journal does not hold its text".into()))?;
-    header.decode_article(&payload).map_err(|error| damaged(error.to_string()))
+    header.decode_article(&payload, trees.compression()).map_err(|error| damaged(error.to_string()))
 }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::damage::Damage;
 use super::days::DayChecks;
+use super::dictionaries;
 use super::entry::SegmentUsage;
 use super::folder::{Folder, create_folder, folder_bytes, sync_folder};
 use super::journal::{Mutation, Segments};
@@ -16,6 +17,7 @@ use super::keys::Tree;
 use super::pin::Pins;
 use super::room;
 use crate::storage::StoreError;
+use crate::storage::compression::Compression;
 
 /// Bytes of pages that sled keeps in memory. It looks at what to let go only once 64 pages of one of its 256 lists were
 /// touched, so up to 16,384 pages more stay: values are kept small (payloads stand in the journal), so that this is little.
@@ -33,6 +35,7 @@ pub struct Trees {
     pins: Pins,
     day_checks: DayChecks,
     damage: Damage,
+    compression: Arc<Compression>,
     /// Held while a group is applied: who holds it sees whole groups.
     applying: Mutex<()>,
     /// A handle of our own on sled's file: the only way to sync it for certain and to hear of a failed write-back.
@@ -63,7 +66,7 @@ impl Trees {
         let trees = Tree::ALL.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
         let trees = trees.try_into().map_err(|_| StoreError::damaged("sled", "a tree is missing"))?;
         let file = File::open(path.join("db")).map_err(|error| StoreError::io(format!("cannot open {}/db", path.display()), error))?;
-        Ok(Self {
+        let trees = Self {
             path: path.to_owned(),
             db,
             trees,
@@ -71,9 +74,12 @@ impl Trees {
             pins: Pins::default(),
             day_checks: DayChecks::default(),
             damage: Damage::new(folder.rebuild_path()),
+            compression: Arc::default(),
             applying: Mutex::default(),
             file,
-        })
+        };
+        dictionaries::load(&trees)?;
+        Ok(trees)
     }
 
     /// One of the trees.
@@ -123,6 +129,11 @@ impl Trees {
         &self.damage
     }
 
+    /// How contents are encoded and decoded.
+    pub fn compression(&self) -> &Arc<Compression> {
+        &self.compression
+    }
+
     /// Checks that there is room for a group of so many bytes in a segment of so many, and for what sled makes of it. One that
     /// does not grow the store may take more of what is kept free.
     pub fn check_room(&self, segment_bytes: u64, group_bytes: u64, grows: bool) -> Result<(), StoreError> {
@@ -145,16 +156,23 @@ impl Trees {
     pub fn apply(&self, mutations: Vec<Mutation>) -> Result<(), StoreError> {
         let _applying = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
         let pin = self.pins.current();
+        let mut learned = Vec::new();
         for mutation in mutations {
             if let Some(pin) = &pin {
                 pin.note(&mutation, || self.get(mutation.tree, &mutation.key))?;
             }
             let Mutation { tree, key, value } = mutation;
+            if let (Tree::Dictionaries, Some(value)) = (tree, &value) {
+                learned.push(dictionaries::decode(&key, value)?);
+            }
             match value {
                 Some(value) => self.tree(tree).insert(key, value),
                 None => self.tree(tree).remove(key),
             }
             .map_err(sled_error)?;
+        }
+        if !learned.is_empty() {
+            self.compression.add(learned);
         }
         Ok(())
     }

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::ops::Bound;
 
+use super::dictionaries;
 use super::entry::{self, Manifest, SegmentUsage, State, Tombstone};
 use super::folder::Folder;
 use super::journal::SegmentReader;
@@ -21,7 +22,8 @@ const STEP_ENTRIES: usize = 1000;
 const STEP_BYTES: usize = 4 << 20;
 
 /// The parts in their order; a cursor holds the place in this list.
-const PARTS: [Part; 10] = [
+const PARTS: [Part; 11] = [
+    Part::Tree(Tree::Dictionaries),
     Part::Tree(Tree::Articles),
     Part::Tree(Tree::Revisions),
     Part::Tree(Tree::Tombstones),
@@ -129,6 +131,7 @@ fn look(trees: &Trees, tree: Tree, key: &[u8], value: &[u8]) -> Result<Looked, S
         Tree::Tombstones => sound(keys::parse_article_key(key).and_then(|_| Tombstone::decode(key, value)).map(drop)),
         Tree::Streams if keys::is_stream_detail(key) => sound(streams::check_detail(trees, key, value)),
         Tree::Streams => sound(keys::parse_stream_key(key).and_then(|_| entry::decode_position(key, value)).map(drop)),
+        Tree::Dictionaries => sound(dictionaries::decode(key, value).map(drop)),
         Tree::Segments | Tree::State => Ok(Looked::default()),
     }
 }
@@ -161,8 +164,11 @@ fn look_at_record(
     let Some(payload) = trees.segments().read(location, bytes)? else {
         return Ok((finding("the journal does not hold its text".into()), None));
     };
-    match header.decode_article(&payload) {
-        Err(error) => Ok((finding(error.to_string()), None)),
+    match header.decode_article(&payload, trees.compression()) {
+        Err(error) => {
+            trees.note_dictionary(&error);
+            Ok((finding(error.to_string()), None))
+        }
         Ok(stored) if stored.article.digest() != stored.head.digest => Ok((finding("its digest is not that of its content".into()), None)),
         Ok(stored) => Ok((Looked { findings: Vec::new(), bytes }, Some(stored))),
     }

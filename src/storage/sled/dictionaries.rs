@@ -1,0 +1,265 @@
+//! Compression dictionaries in the trees, and the thread that learns them.
+//!
+//! A dictionary goes through the committer like any write, and contents are encoded with it only after that: so it is durable, and
+//! in the journal, before the first record that needs it. None is ever removed or replaced.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::committer::Command;
+use super::entry::{State, seal, unseal};
+use super::journal::Mutation;
+use super::keys::{self, Tree};
+use super::shared::Shared;
+use super::trees::{Trees, sled_error};
+use crate::background::lower_priority;
+use crate::storage::StoreError;
+use crate::storage::compression::learning::{Learner, MAX_SAMPLES};
+use crate::storage::compression::{Compression, Dictionary};
+use crate::storage::record::encode_content;
+
+/// Samples that wait for the thread at most; further ones are passed over.
+const QUEUE_SAMPLES: usize = 64;
+
+/// What puts a dictionary into the trees.
+pub fn mutation(dictionary: &Dictionary) -> Mutation {
+    let Dictionary { id, create_time, sequence, samples, content } = dictionary;
+    let key = id.to_be_bytes();
+    let mut value = Vec::with_capacity(content.len() + 20);
+    value.extend_from_slice(&create_time.as_micros().to_be_bytes());
+    value.extend_from_slice(&sequence.to_be_bytes());
+    value.extend_from_slice(&samples.to_be_bytes());
+    value.extend_from_slice(content);
+    Mutation { tree: Tree::Dictionaries, key: key.into(), value: Some(seal(Tree::Dictionaries, &key, &value)) }
+}
+
+/// The dictionary of an entry.
+pub fn decode(key: &[u8], value: &[u8]) -> Result<Dictionary, StoreError> {
+    let mut fields = unseal(Tree::Dictionaries, key, value)?;
+    let id = key.try_into().map(u32::from_be_bytes).ok().filter(|id| *id > 0).ok_or_else(|| fields.damaged())?;
+    let (create_time, sequence) = (fields.time()?, fields.u64()?);
+    let samples = fields.bytes().map(u32::from_be_bytes)?;
+    Ok(Dictionary { id, create_time, sequence, samples, content: fields.rest().to_vec() })
+}
+
+/// Makes all dictionaries known. One that is damaged is damage to the index, which does not keep the store from being opened: only
+/// the articles that need it cannot be read until then.
+pub fn load(trees: &Trees) -> Result<(), StoreError> {
+    let mut sound = Vec::new();
+    for entry in trees.tree(Tree::Dictionaries).iter() {
+        let (key, value) = entry.map_err(sled_error)?;
+        match decode(&key, &value) {
+            Ok(dictionary) => sound.push(dictionary),
+            Err(error) => trees.damage().note_index(&error),
+        }
+    }
+    trees.compression().add(sound);
+    Ok(())
+}
+
+/// Notes where not all dictionaries are known up to the last there was, and that their ids are taken all the same.
+pub fn check(trees: &Trees, last: u32) {
+    let known = trees.compression().stats().dictionaries.len();
+    if known < last as usize {
+        trees.damage().note_index(&StoreError::damaged("the compression dictionaries", format!("of {last} there are {known}")));
+    }
+    trees.compression().reserve(last);
+}
+
+/// Samples of the articles of a whole store, from all over it.
+pub fn samples(trees: &Trees, state: &State) -> Result<Learner, StoreError> {
+    let mut learner = Learner::default();
+    let step = (state.contents.articles as usize / MAX_SAMPLES).max(1);
+    for entry in trees.tree(Tree::Articles).iter().step_by(step) {
+        let (key, record) = entry.map_err(sled_error)?;
+        // What cannot be read is for the reader behind this one to tell.
+        if let Ok(Some(stored)) = trees.decode(&keys::parse_article_key(&key)?, Tree::Articles, &key, record) {
+            learner.offer(&encode_content(&stored.article));
+        }
+    }
+    Ok(learner)
+}
+
+/// The state of the learning thread.
+pub struct Learning {
+    compression: Arc<Compression>,
+    shared: Arc<Shared>,
+    committer: mpsc::WeakSender<Command>,
+    offered: Receiver<Vec<u8>>,
+    learner: Learner,
+}
+
+impl Learning {
+    /// Has samples offered from now on.
+    pub fn begin(compression: Arc<Compression>, shared: Arc<Shared>, committer: mpsc::WeakSender<Command>) -> Self {
+        let learner = Learner::new(compression.newest().map_or(0, |newest| newest.sequence));
+        let (samples, offered) = sync_channel(QUEUE_SAMPLES);
+        compression.offer_to(samples, learner.stride());
+        Self { compression, shared, committer, offered, learner }
+    }
+
+    /// Learns until no more samples are offered.
+    pub fn run(mut self) {
+        // A training takes half a second of CPU, and nobody waits for it.
+        lower_priority();
+        while let Ok(sample) = self.offered.recv() {
+            self.learner.offer(&sample);
+            let sequence = self.shared.sequence();
+            if !self.learner.is_due(sequence) {
+                continue;
+            }
+            if let Some(dictionary) = self.learner.learn(sequence, &self.compression)
+                && let Err(error) = self.store(dictionary)
+            {
+                // Nothing depends on it yet.
+                tracing::debug!(%error, "a compression dictionary was not stored");
+            }
+            self.compression.set_stride(self.learner.stride());
+        }
+    }
+
+    fn store(&self, dictionary: Dictionary) -> Result<(), StoreError> {
+        self.shared.writable().map_err(StoreError::Failed)?;
+        let (reply, done) = oneshot::channel();
+        let committer = self.committer.upgrade().ok_or(StoreError::Closed)?;
+        committer.blocking_send(Command::AddDictionary { dictionary, reply }).map_err(|_| StoreError::Closed)?;
+        drop(committer);
+        done.blocking_recv().unwrap_or(Err(StoreError::Closed))
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::article::{Article, ArticleDraft, Limits, Timestamp};
+    use crate::storage::compression::learning::train;
+    use crate::storage::sled::SledStore;
+    use crate::storage::{ArticleStore as _, FindingKind, StoreOptions, Write, WriteBatch};
+
+    fn body(number: u64) -> String {
+        let draw = |place: u64| xxhash_rust::xxh3::xxh3_64(&[number.to_be_bytes(), place.to_be_bytes()].concat());
+        let sentence =
+            |place| format!("The office of {:x} told reporters that {:x} was on its way. ", draw(place) % 5000, draw(!place) % 5000);
+        (0..20).map(sentence).collect()
+    }
+
+    /// An article of those that [`dictionary`] is learned from.
+    pub fn article(number: u64) -> Article {
+        let url = format!("https://example.com/{number}");
+        let draft = ArticleDraft { date: "2024-05-01".into(), url, body: body(number), ..ArticleDraft::default() };
+        draft.validate(&Limits::default()).unwrap()
+    }
+
+    /// A dictionary that is of use for them.
+    pub fn dictionary(id: u32) -> Dictionary {
+        let samples: Vec<_> = (1000..1300).map(|number| encode_content(&article(number))).collect();
+        Dictionary { id, create_time: Timestamp::now(), sequence: 300, samples: 300, content: train(&samples).unwrap() }
+    }
+
+    /// Stores a dictionary.
+    pub async fn add(store: &SledStore, dictionary: Dictionary) {
+        let (reply, done) = oneshot::channel();
+        store.send(Command::AddDictionary { dictionary, reply }).await.unwrap();
+        done.await.unwrap().unwrap();
+    }
+
+    /// Stores articles.
+    pub async fn put(store: &SledStore, numbers: std::ops::Range<u64>) {
+        let writes = numbers.map(|number| Write::put(article(number))).collect();
+        let outcome = store.write(WriteBatch { writes, stream: None }).await.unwrap();
+        outcome.outcomes.into_iter().for_each(|outcome| drop(outcome.unwrap()));
+    }
+
+    /// Opens a store, whose articles must be these.
+    pub async fn open(path: &Path, numbers: std::ops::Range<u64>) -> SledStore {
+        let store = SledStore::open(path, StoreOptions::default()).unwrap();
+        for number in numbers {
+            assert_eq!(store.article(article(number).key()).await.unwrap().unwrap().article, article(number), "{number}");
+        }
+        store
+    }
+
+    async fn findings(store: &SledStore) -> Vec<(FindingKind, String)> {
+        let (mut cursor, mut findings) = (None, Vec::new());
+        loop {
+            let step = store.verify(cursor).await.unwrap();
+            findings.extend(step.findings.into_iter().map(|finding| (finding.kind, finding.detail)));
+            cursor = step.next;
+            if cursor.is_none() {
+                return findings;
+            }
+        }
+    }
+
+    #[test]
+    fn entries_of_every_earlier_version_are_read() {
+        let create_time = Timestamp::from_micros(1_714_550_400_000_000).unwrap();
+        let dictionary = Dictionary { id: 3, create_time, sequence: 5, samples: 4, content: b"what zstd knows".to_vec() };
+        let Mutation { tree, key, value } = mutation(&dictionary);
+        let value = value.unwrap();
+        let golden = "01d5dd1d9d60aad57c0006175fdf8aa00000000000000000050000000477686174207a737464206b6e6f7773";
+        let hex: String = value.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!((tree, &key[..], &hex[..]), (Tree::Dictionaries, &[0, 0, 0, 3][..], golden));
+        assert_eq!(decode(&key, &value).unwrap(), dictionary);
+        for at in 0..value.len() {
+            let mut damaged = value.clone();
+            damaged[at] ^= 1;
+            assert!(decode(&key, &damaged).is_err() && decode(&key, &value[..at]).is_err(), "{at}");
+        }
+        assert!(decode(&[0, 0, 0, 4], &value).is_err());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_damaged_or_missing_is_said_never_guessed_and_comes_back_from_the_journal() {
+        for (missing, damaged) in [(false, 1u32), (true, 1), (true, 2)] {
+            let folder = tempfile::tempdir().unwrap();
+            let store = open(folder.path(), 0..0).await;
+            put(&store, 0..10).await;
+            add(&store, dictionary(1)).await;
+            put(&store, 10..30).await;
+            add(&store, dictionary(2)).await;
+            put(&store, 30..40).await;
+            assert_eq!(findings(&store).await, []);
+            let tree = store.trees.tree(Tree::Dictionaries);
+            match missing {
+                true => tree.remove(damaged.to_be_bytes()),
+                false => tree.insert(damaged.to_be_bytes(), vec![1; 100]),
+            }
+            .unwrap();
+            store.close().await.unwrap();
+            drop(store);
+
+            let store = open(folder.path(), 0..10).await;
+            let (lost, other) = if damaged == 1 { (10..30, 35) } else { (30..40, 25) };
+            for number in lost.clone() {
+                let error = store.article(article(number).key()).await.unwrap_err();
+                let named = format!("dictionary {damaged} is not there");
+                assert!(matches!(&error, StoreError::Damaged { detail, .. } if detail.contains(&named)), "{error}");
+            }
+            assert_eq!(store.article(article(other).key()).await.unwrap().unwrap().article, article(other));
+            let found = findings(&store).await;
+            let of = |kind| found.iter().filter(|(found, _)| *found == kind).count();
+            assert_eq!(
+                (of(FindingKind::RecordDamaged), of(FindingKind::EntryDamaged)),
+                (lost.clone().count(), usize::from(!missing)),
+                "{found:?}"
+            );
+            // An id is not given twice, whatever became of its dictionary; and an article that is stored again is whole again.
+            assert_eq!(store.trees.compression().next_id(), 3);
+            put(&store, lost.start..lost.start + 1).await;
+            let mended = article(lost.start);
+            assert_eq!(store.article(mended.key()).await.unwrap().unwrap().article, mended);
+            store.close().await.unwrap();
+            drop(store);
+
+            let store = open(folder.path(), 0..40).await;
+            assert_eq!(findings(&store).await, []);
+            assert_eq!(store.stats().await.unwrap().compression.unwrap().dictionaries.len(), 2);
+            store.close().await.unwrap();
+        }
+    }
+}
