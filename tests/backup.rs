@@ -6,6 +6,7 @@ mod harness;
 
 mod backup {
     mod compact;
+    mod dictionaries;
     mod files;
     mod load;
     mod restore;

@@ -3,12 +3,12 @@
 use std::io::Write as _;
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::output::bytes;
 use super::{CommandError, ServerArgs};
 use crate::article::Timestamp;
-use crate::client::v1::{Durability, Retention};
+use crate::client::v1::{CompressionCost, Durability, Retention, StoreCompression};
 
 /// Tells what the store holds and what it takes.
 #[derive(Debug, Args)]
@@ -33,9 +33,11 @@ pub async fn run(args: StatusArgs) -> Result<(), CommandError> {
     let verified = status.last_verification.and_then(|time| Timestamp::from_parts(time.seconds, time.nanos).ok());
     let verified = verified.map(|time| time.to_string());
     let retention = status.retention.unwrap_or_default();
+    let compression = status.compression.unwrap_or_default();
+    let (compressed, decompressed) = (compression.compressed.unwrap_or_default(), compression.decompressed.unwrap_or_default());
     let mut out = std::io::stdout().lock();
     if args.json {
-        let object = json!({
+        let mut object = json!({
             "version": status.version, "engine": status.engine, "store_id": status.store_id,
             "format_version": status.format_version, "url_rules_version": status.url_rules_version, "uptime_seconds": uptime,
             "durability": durability, "last_verification": verified,
@@ -48,6 +50,9 @@ pub async fn run(args: StatusArgs) -> Result<(), CommandError> {
             "change_retention_age_seconds": retention.change_age.map(|age| age.seconds),
             "change_retention_count": retention.change_count,
         });
+        if let (Some(object), Value::Object(compression)) = (object.as_object_mut(), compression_json(&compression)) {
+            object.extend(compression);
+        }
         writeln!(out, "{object}")?;
         return Ok(());
     }
@@ -69,12 +74,65 @@ pub async fn run(args: StatusArgs) -> Result<(), CommandError> {
     writeln!(out, "changes    {} in all; kept are {}", contents.last_sequence, kept_changes(&retention))?;
     writeln!(out, "streams    {} ingest streams kept", contents.ingest_stream_count)?;
     writeln!(out, "text       {}, {} as stored", bytes(contents.text_bytes), bytes(sizes.record_bytes))?;
+    writeln!(
+        out,
+        "compressed {}; since the start {}, {}",
+        dictionaries(&compression),
+        cost(&compressed, "compressed"),
+        cost(&decompressed, "decompressed")
+    )?;
     let on_disk = bytes(sizes.engine_bytes + sizes.journal_bytes);
     let (engine, journal, live) = (bytes(sizes.engine_bytes), bytes(sizes.journal_bytes), bytes(sizes.live_bytes));
     writeln!(out, "on disk    {on_disk}: {engine} of indexes, and {journal} of journal, of which {live} are in use")?;
     writeln!(out, "durability {durability}")?;
     writeln!(out, "verified   {}", verified.as_deref().unwrap_or("never"))?;
     Ok(())
+}
+
+fn compression_json(compression: &StoreCompression) -> Value {
+    let StoreCompression { dictionary_count, dictionary_bytes, dictionary, compressed, decompressed } = compression;
+    let dictionary = dictionary.as_ref();
+    let time = dictionary.and_then(|dictionary| dictionary.create_time);
+    let time = time.and_then(|time| Timestamp::from_parts(time.seconds, time.nanos).ok()).map(|time| time.to_string());
+    let (compressed, decompressed) = (compressed.unwrap_or_default(), decompressed.unwrap_or_default());
+    json!({
+        "dictionary_count": dictionary_count, "dictionary_bytes": dictionary_bytes,
+        "dictionary_id": dictionary.map(|dictionary| dictionary.dictionary_id),
+        "dictionary_sample_count": dictionary.map(|dictionary| dictionary.sample_count), "dictionary_create_time": time,
+        "compressed_article_count": compressed.article_count, "compressed_content_bytes": compressed.content_bytes,
+        "compressed_bytes": compressed.compressed_bytes, "compress_micros_mean": mean_micros(&compressed),
+        "decompressed_article_count": decompressed.article_count, "decompress_micros_mean": mean_micros(&decompressed),
+    })
+}
+
+/// Which dictionaries a server has, as people say it.
+fn dictionaries(compression: &StoreCompression) -> String {
+    let StoreCompression { dictionary_count, dictionary_bytes, dictionary, .. } = compression;
+    match dictionary {
+        None => "without a dictionary yet".to_owned(),
+        Some(dictionary) => format!(
+            "with dictionary {} of {dictionary_count} ({} in all), learned from {} articles",
+            dictionary.dictionary_id,
+            bytes(*dictionary_bytes),
+            dictionary.sample_count
+        ),
+    }
+}
+
+fn cost(cost: &CompressionCost, what: &str) -> String {
+    match (mean_micros(cost), cost.compressed_bytes) {
+        (Some(micros), 1..) => {
+            let ratio = cost.content_bytes as f64 / cost.compressed_bytes as f64;
+            format!("{} {what} at {micros:.1} µs ({ratio:.2}x)", cost.article_count)
+        }
+        _ => format!("none {what}"),
+    }
+}
+
+/// Microseconds of an article in the mean.
+fn mean_micros(cost: &CompressionCost) -> Option<f64> {
+    let time = cost.time.unwrap_or_default();
+    (cost.article_count > 0).then(|| (time.seconds as f64 * 1e6 + f64::from(time.nanos) / 1e3) / cost.article_count as f64)
 }
 
 /// Which changes a server keeps, as people say it.

@@ -54,6 +54,7 @@ impl AdminService for Api {
             last_verification: stats.last_verification.map(convert::time_to_wire),
             limits: Some(self.limits_to_wire()),
             retention: Some(retention_to_wire(&identity)),
+            compression: stats.compression.as_ref().map(super::compression::to_wire),
         }))
     }
 

@@ -9,6 +9,7 @@ mod articles;
 mod backup;
 mod budget;
 mod changes;
+mod compression;
 pub mod convert;
 mod ingest;
 mod ingest_items;
