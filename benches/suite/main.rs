@@ -5,6 +5,7 @@
 
 mod bounds;
 mod ceiling;
+mod compression;
 mod connection;
 mod corpus;
 mod figures;
@@ -50,6 +51,9 @@ fn main() -> ExitCode {
         if options.ceiling {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             return runtime.block_on(ceiling::serve()).map(|()| true);
+        }
+        if let Some(path) = &options.compression {
+            return compression::measure(path).map(|()| true);
         }
         // The load has a single thread: it wakes no others, and leaves the other cores to the server.
         tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {

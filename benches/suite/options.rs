@@ -44,6 +44,9 @@ pub struct Options {
     /// How load, reads and restart of the daemon alone change with the number of articles, at these numbers
     #[arg(long, value_name = "NUMBER,...", value_delimiter = ',', conflicts_with_all = ["articles", "phases", "check"])]
     pub growth: Vec<usize>,
+    /// What compression makes of the articles of a file or folder, and what it costs, with and without dictionaries: nothing else
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["articles", "phases", "check", "growth"])]
+    pub compression: Option<PathBuf>,
     /// Be the bare server: what the suite starts itself as
     #[arg(long, hide = true)]
     pub ceiling: bool,
