@@ -18,7 +18,7 @@ use zstd::zstd_safe::{self, CCtx, CDict, DCtx, DDict};
 use self::dictionary::{Decoder, Encoder};
 use super::record::RecordError;
 
-pub use dictionary::{Dictionary, DictionaryInfo};
+pub use dictionary::{Dictionary, DictionaryInfo, Gain};
 
 /// No decoded content is ever this large: the article limit cannot be configured beyond it.
 const MAX_CONTENT_BYTES: u32 = 1 << 30;
@@ -136,16 +136,12 @@ impl Compression {
         self.write().levels = levels;
     }
 
-    fn levels(&self) -> Levels {
-        self.read().levels
-    }
-
     /// Makes dictionaries known that are stored durably. The one with the largest id is encoded with from now on.
     pub fn add(&self, dictionaries: Vec<Dictionary>) {
-        let level = self.levels().dictionary;
+        let level = self.read().levels.dictionary;
         let newest = dictionaries.iter().max_by_key(|dictionary| dictionary.id);
         // Outside of the lock: it takes a millisecond.
-        let encoder = newest.and_then(|newest| Encoder::prepare(newest, level)).map(Arc::new);
+        let encoder = newest.and_then(|newest| Encoder::prepare(newest.id, &newest.content, level)).map(Arc::new);
         let mut known = self.write();
         if let Some(encoder) = encoder
             && known.encoder.as_ref().is_none_or(|known| known.id() <= encoder.id())
@@ -246,17 +242,8 @@ impl Compression {
         Ok(content)
     }
 
-    /// Bytes that [`encode`](Self::encode) would make of a content, without counting it.
-    fn encoded_bytes(&self, content: &[u8]) -> Option<usize> {
-        let (encoder, levels) = {
-            let known = self.read();
-            (known.encoder.clone(), known.levels)
-        };
-        let payload = match encoder {
-            Some(encoder) => encoder.compress(content),
-            None => compress(content, levels.plain),
-        };
-        payload.map(|payload| payload.len())
+    fn encoder(&self) -> Option<Arc<Encoder>> {
+        self.read().encoder.clone()
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Known> {

@@ -92,11 +92,6 @@ impl EncodedContent {
     pub fn of(article: &Article, compression: &Compression) -> Self {
         let content = content::encode(article);
         compression.offer(&content);
-        Self::compressed(content, article, compression)
-    }
-
-    /// Compresses an article's content as [`encode_content`] gives it.
-    pub fn compressed(content: Vec<u8>, article: &Article, compression: &Compression) -> Self {
         let (text_bytes, content_bytes) = (article.text_bytes() as u32, content.len() as u32);
         match compression.encode(&content) {
             Some((dictionary, payload)) => Self { codec: Codec::Zstd, dictionary, text_bytes, content_bytes, payload },
@@ -261,7 +256,7 @@ fn bytes<const N: usize>(header: &[u8; HEADER_BYTES], at: usize) -> [u8; N] {
 mod tests {
     use super::*;
     use crate::article::{ArticleDraft, Limits};
-    use crate::storage::compression::Dictionary;
+    use crate::storage::compression::{Dictionary, Gain};
 
     fn article(body: &str) -> Article {
         let draft = ArticleDraft {
@@ -347,7 +342,14 @@ mod tests {
         let compression = Compression::default();
         let missing = RecordHeader::decode(article.key(), &record).unwrap().decode_article(&record[HEADER_BYTES..], &compression);
         assert_eq!(missing.unwrap_err(), RecordError::Dictionary(3));
-        compression.add(vec![Dictionary { id: 3, create_time: stamp().create_time, sequence: 5, samples: 4, content }]);
+        compression.add(vec![Dictionary {
+            id: 3,
+            create_time: stamp().create_time,
+            sequence: 5,
+            samples: 4,
+            gain: Gain::default(),
+            content,
+        }]);
         let header = RecordHeader::decode(article.key(), &record).unwrap();
         assert_eq!(header.decode_article(&record[HEADER_BYTES..], &compression).unwrap().article, article);
         assert_eq!(u32::from_be_bytes(record[4..8].try_into().unwrap()), 3);

@@ -19,8 +19,27 @@ pub struct Dictionary {
     pub sequence: u64,
     /// On how many articles.
     pub samples: u32,
+    /// What it made of others, which were held out.
+    pub gain: Gain,
     /// What zstd knows as a dictionary.
     pub content: Vec<u8>,
+}
+
+/// Bytes of the same contents, encoded without a dictionary and with one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Gain {
+    /// Without.
+    pub plain: u32,
+    /// With it.
+    pub with_dictionary: u32,
+}
+
+impl Gain {
+    /// Whether this is as good as another up to so many percent.
+    pub fn is_as_good_as(self, other: Self, percent: u64) -> bool {
+        let [plain, with, other_plain, other_with] = [self.plain, self.with_dictionary, other.plain, other.with_dictionary].map(u64::from);
+        with * other_plain * 100 <= other_with * plain * (100 + percent)
+    }
 }
 
 /// What there is to tell of a dictionary.
@@ -34,6 +53,8 @@ pub struct DictionaryInfo {
     pub sequence: u64,
     /// On how many articles.
     pub samples: u32,
+    /// What it made of others, which were held out.
+    pub gain: Gain,
     /// Bytes of it.
     pub bytes: u64,
 }
@@ -41,8 +62,8 @@ pub struct DictionaryInfo {
 impl Dictionary {
     /// What there is to tell of it.
     pub fn info(&self) -> DictionaryInfo {
-        let Self { id, create_time, sequence, samples, ref content } = *self;
-        DictionaryInfo { id, create_time, sequence, samples, bytes: content.len() as u64 }
+        let Self { id, create_time, sequence, samples, gain, ref content } = *self;
+        DictionaryInfo { id, create_time, sequence, samples, gain, bytes: content.len() as u64 }
     }
 }
 
@@ -89,8 +110,8 @@ pub struct Encoder {
 
 impl Encoder {
     /// Makes a dictionary ready for a level. `None` where zstd refuses it.
-    pub fn prepare(dictionary: &Dictionary, level: i32) -> Option<Self> {
-        Some(Self { id: dictionary.id, prepared: CDict::try_create(&dictionary.content, level)? })
+    pub fn prepare(id: u32, content: &[u8], level: i32) -> Option<Self> {
+        Some(Self { id, prepared: CDict::try_create(content, level)? })
     }
 
     pub fn id(&self) -> u32 {

@@ -5,8 +5,8 @@
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::dictionary::{Dictionary, Encoder};
-use super::{Compression, sample_of};
+use super::dictionary::{Dictionary, Encoder, Gain};
+use super::{Compression, Levels, compress, sample_of};
 use crate::article::Timestamp;
 
 /// Samples that are kept at most.
@@ -24,8 +24,9 @@ const SAMPLES_TO_DICTIONARY: usize = 32;
 const GROWTH: u64 = 4;
 /// Each so-many-th sample is held out.
 const HELD_OUT: usize = 5;
-/// A new dictionary makes what is held out at least so many percent smaller than it is without, or it is not worth having.
-const GAIN_PERCENT: usize = 3;
+/// A new dictionary makes what is held out at least so many percent smaller than it is without, or it is not worth having; and as
+/// long as the newest does as well as when it was trained, up to so many percent, there is no use in training another.
+const WORTHWHILE_PERCENT: u64 = 3;
 
 /// Collects samples, and makes dictionaries of them.
 #[derive(Debug, Default)]
@@ -95,24 +96,29 @@ impl Learner {
         }
         let samples = std::mem::take(self).samples;
         self.trained_at = sequence.max(1);
-        let held_out = |number: usize| number.is_multiple_of(HELD_OUT);
         let (mut training, mut measured) = (Vec::new(), Vec::new());
         for (number, sample) in samples.into_iter().enumerate() {
-            if held_out(number) { measured.push(sample) } else { training.push(sample) }
+            if number.is_multiple_of(HELD_OUT) { measured.push(sample) } else { training.push(sample) }
+        }
+        let bytes = |encode: &dyn Fn(&[u8]) -> Option<Vec<u8>>| {
+            let encoded = |sample: &Vec<u8>| encode(sample).map_or(sample.len(), |payload| payload.len());
+            measured.iter().map(encoded).sum::<usize>() as u32
+        };
+        let plain = bytes(&|sample| compress(sample, Levels::ARRIVING.plain));
+        let before = known.encoder().map_or(plain, |encoder| bytes(&|sample| encoder.compress(sample)));
+        let now = Gain { plain, with_dictionary: before };
+        // That is soon seen; a training would take twenty times as long.
+        if known.newest().is_some_and(|newest| now.is_as_good_as(newest.gain, WORTHWHILE_PERCENT)) {
+            tracing::debug!(?now, "the compression dictionary is as good as it was");
+            return None;
         }
         let content = train(&training)?;
+        let encoder = Encoder::prepare(known.next_id(), &content, Levels::ARRIVING.dictionary)?;
+        let gain = Gain { plain, with_dictionary: bytes(&|sample| encoder.compress(sample)) };
+        let worth_it = u64::from(gain.with_dictionary) * 100 <= u64::from(before) * (100 - WORTHWHILE_PERCENT);
         let samples = training.len() as u32;
-        drop(training);
-        let dictionary = Dictionary { id: known.next_id(), create_time: Timestamp::now(), sequence, samples, content };
-        let encoder = Encoder::prepare(&dictionary, known.levels().dictionary)?;
-        let bytes = |encode: &dyn Fn(&[u8]) -> Option<usize>| -> usize {
-            measured.iter().map(|sample| encode(sample).unwrap_or(sample.len())).sum()
-        };
-        let before = bytes(&|sample| known.encoded_bytes(sample));
-        let after = bytes(&|sample| encoder.compress(sample).map(|payload| payload.len()));
-        let worth_it = after * 100 <= before * (100 - GAIN_PERCENT);
-        tracing::info!(id = dictionary.id, samples, before, after, worth_it, "trained a compression dictionary; what was held out decides");
-        worth_it.then_some(dictionary)
+        tracing::info!(samples, plain, before, now = gain.with_dictionary, worth_it, "trained a compression dictionary");
+        worth_it.then(|| Dictionary { id: encoder.id(), create_time: Timestamp::now(), sequence, samples, gain, content })
     }
 }
 

@@ -28,7 +28,7 @@ fn text(kind: u64, number: u64) -> Vec<u8> {
 fn dictionary(id: u32, kind: u64) -> Dictionary {
     let samples: Vec<_> = (0..400).map(|number| text(kind, number)).collect();
     let content = learning::train(&samples).unwrap();
-    Dictionary { id, create_time: Timestamp::now(), sequence: 400, samples: 400, content }
+    Dictionary { id, create_time: Timestamp::now(), sequence: 400, samples: 400, gain: Gain::default(), content }
 }
 
 #[test]
@@ -109,6 +109,7 @@ fn a_dictionary_is_learned_when_there_is_enough_and_it_helps() {
     assert!(learner.is_due(1000));
     let learned = learner.learn(1000, &compression).expect("it helps");
     assert_eq!((learned.id, learned.sequence, learned.samples), (1, 1000, 800));
+    assert!(learned.gain.with_dictionary * 10 < learned.gain.plain * 9, "{:?}", learned.gain);
     compression.add(vec![learned]);
     assert_eq!(compression.encode(&text(1, 5000)).unwrap().0, 1);
 

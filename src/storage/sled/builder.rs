@@ -18,7 +18,7 @@ use super::stored::StoredRecord;
 use super::trees::Trees;
 use crate::article::{ArticleDate, StoredArticle};
 use crate::storage::compression::learning::Learner;
-use crate::storage::compression::{Dictionary, Levels};
+use crate::storage::compression::{Compression, Dictionary, Levels};
 use crate::storage::record::{EncodedContent, HEADER_BYTES, Stamp, encode_content};
 use crate::storage::{Contents, SnapshotItem, StoreBuilder, StoreError, StoreId, Trimmed};
 
@@ -108,7 +108,7 @@ impl SledBuilder {
         })
     }
 
-    fn item(&mut self, item: SnapshotItem) {
+    fn item(&mut self, item: SnapshotItem, content: Option<EncodedContent>) {
         let contents = &mut self.state.contents;
         match item {
             SnapshotItem::Article(stored) => {
@@ -118,13 +118,13 @@ impl SledBuilder {
                 self.set(Tree::Urls, keys::url_index_key(&stored.head.key), Vec::new());
                 self.firsts += u64::from(is_first(&stored));
                 let key = keys::article_key(&stored.head.key);
-                self.state.contents.record_bytes += self.record(Tree::Articles, key, &stored);
+                self.state.contents.record_bytes += self.record(Tree::Articles, key, &stored, content);
             }
             SnapshotItem::EarlierRevision(stored) => {
                 contents.earlier_revisions += 1;
                 self.firsts += u64::from(is_first(&stored));
                 let key = keys::revision_key(&keys::article_key(&stored.head.key), stored.head.revision);
-                self.state.earlier_record_bytes += self.record(Tree::Revisions, key, &stored);
+                self.state.earlier_record_bytes += self.record(Tree::Revisions, key, &stored, content);
             }
             SnapshotItem::Tombstone { key, revision, sequence, delete_time } => {
                 let key = keys::article_key(&key);
@@ -145,15 +145,14 @@ impl SledBuilder {
     }
 
     /// Adds a record with its payload. Gives the bytes of both.
-    fn record(&mut self, tree: Tree, key: Vec<u8>, stored: &StoredArticle) -> u64 {
+    fn record(&mut self, tree: Tree, key: Vec<u8>, stored: &StoredArticle, content: Option<EncodedContent>) -> u64 {
         let StoredArticle { head, article } = stored;
         let stamp =
             Stamp { sequence: head.sequence, revision: head.revision, create_time: head.create_time, update_time: head.update_time };
-        let content = encode_content(article);
         if let Some(learner) = &mut self.learner {
-            learner.offer(&content);
+            learner.offer(&encode_content(article));
         }
-        let content = EncodedContent::compressed(content, article, self.trees.compression());
+        let content = content.unwrap_or_else(|| EncodedContent::of(article, self.trees.compression()));
         let header = content.header(&head.key, &head.digest, &stamp);
         let payload = content.into_payload();
         let bytes = payload.len() as u64;
@@ -251,8 +250,9 @@ impl SledBuilder {
 
 impl StoreBuilder for SledBuilder {
     fn add(&mut self, items: Vec<SnapshotItem>) -> Result<(), StoreError> {
-        for item in items {
-            self.item(item);
+        let contents = encode(&items, self.trees.compression());
+        for (item, content) in items.into_iter().zip(contents) {
+            self.item(item, content);
             if self.payload_bytes + 256 * self.mutations.len() > GROUP_BYTES {
                 self.flush()?;
                 self.learn()?;
@@ -291,6 +291,20 @@ pub fn compact(path: &Path, mut progress: impl FnMut(u64)) -> Result<(), StoreEr
     // What is removed with `making` now is the store as it was.
     drop(parts);
     Ok(())
+}
+
+/// Encodes the contents of articles and earlier revisions, on as many threads as there are cores: most of the work on them.
+fn encode(items: &[SnapshotItem], compression: &Compression) -> Vec<Option<EncodedContent>> {
+    let one = |item: &SnapshotItem| match item {
+        SnapshotItem::Article(stored) | SnapshotItem::EarlierRevision(stored) => Some(EncodedContent::of(&stored.article, compression)),
+        SnapshotItem::Tombstone { .. } | SnapshotItem::Change(_) | SnapshotItem::Stream { .. } => None,
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        let parts = items.chunks(items.len().div_ceil(threads).max(1));
+        let parts: Vec<_> = parts.map(|part| scope.spawn(move || part.iter().map(one).collect::<Vec<_>>())).collect();
+        parts.into_iter().flat_map(|part| part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    })
 }
 
 fn is_first(stored: &StoredArticle) -> bool {

@@ -17,7 +17,7 @@ use super::trees::{Trees, sled_error};
 use crate::background::lower_priority;
 use crate::storage::StoreError;
 use crate::storage::compression::learning::{Learner, MAX_SAMPLES};
-use crate::storage::compression::{Compression, Dictionary};
+use crate::storage::compression::{Compression, Dictionary, Gain};
 use crate::storage::record::encode_content;
 
 /// Samples that wait for the thread at most; further ones are passed over.
@@ -25,12 +25,12 @@ const QUEUE_SAMPLES: usize = 64;
 
 /// What puts a dictionary into the trees.
 pub fn mutation(dictionary: &Dictionary) -> Mutation {
-    let Dictionary { id, create_time, sequence, samples, content } = dictionary;
+    let Dictionary { id, create_time, sequence, samples, gain, content } = dictionary;
     let key = id.to_be_bytes();
-    let mut value = Vec::with_capacity(content.len() + 20);
+    let mut value = Vec::with_capacity(content.len() + 28);
     value.extend_from_slice(&create_time.as_micros().to_be_bytes());
     value.extend_from_slice(&sequence.to_be_bytes());
-    value.extend_from_slice(&samples.to_be_bytes());
+    [*samples, gain.plain, gain.with_dictionary].iter().for_each(|number| value.extend_from_slice(&number.to_be_bytes()));
     value.extend_from_slice(content);
     Mutation { tree: Tree::Dictionaries, key: key.into(), value: Some(seal(Tree::Dictionaries, &key, &value)) }
 }
@@ -40,8 +40,9 @@ pub fn decode(key: &[u8], value: &[u8]) -> Result<Dictionary, StoreError> {
     let mut fields = unseal(Tree::Dictionaries, key, value)?;
     let id = key.try_into().map(u32::from_be_bytes).ok().filter(|id| *id > 0).ok_or_else(|| fields.damaged())?;
     let (create_time, sequence) = (fields.time()?, fields.u64()?);
-    let samples = fields.bytes().map(u32::from_be_bytes)?;
-    Ok(Dictionary { id, create_time, sequence, samples, content: fields.rest().to_vec() })
+    let mut number = || fields.bytes().map(u32::from_be_bytes);
+    let (samples, gain) = (number()?, Gain { plain: number()?, with_dictionary: number()? });
+    Ok(Dictionary { id, create_time, sequence, samples, gain, content: fields.rest().to_vec() })
 }
 
 /// Makes all dictionaries known. One that is damaged is damage to the index, which does not keep the store from being opened: only
@@ -157,7 +158,14 @@ pub mod tests {
     /// A dictionary that is of use for them.
     pub fn dictionary(id: u32) -> Dictionary {
         let samples: Vec<_> = (1000..1300).map(|number| encode_content(&article(number))).collect();
-        Dictionary { id, create_time: Timestamp::now(), sequence: 300, samples: 300, content: train(&samples).unwrap() }
+        Dictionary {
+            id,
+            create_time: Timestamp::now(),
+            sequence: 300,
+            samples: 300,
+            gain: Gain::default(),
+            content: train(&samples).unwrap(),
+        }
     }
 
     /// Stores a dictionary.
@@ -198,10 +206,11 @@ pub mod tests {
     #[test]
     fn entries_of_every_earlier_version_are_read() {
         let create_time = Timestamp::from_micros(1_714_550_400_000_000).unwrap();
-        let dictionary = Dictionary { id: 3, create_time, sequence: 5, samples: 4, content: b"what zstd knows".to_vec() };
+        let gain = Gain { plain: 7, with_dictionary: 6 };
+        let dictionary = Dictionary { id: 3, create_time, sequence: 5, samples: 4, gain, content: b"what zstd knows".to_vec() };
         let Mutation { tree, key, value } = mutation(&dictionary);
         let value = value.unwrap();
-        let golden = "01d5dd1d9d60aad57c0006175fdf8aa00000000000000000050000000477686174207a737464206b6e6f7773";
+        let golden = "01a4689a3981e6d2990006175fdf8aa000000000000000000500000004000000070000000677686174207a737464206b6e6f7773";
         let hex: String = value.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!((tree, &key[..], &hex[..]), (Tree::Dictionaries, &[0, 0, 0, 3][..], golden));
         assert_eq!(decode(&key, &value).unwrap(), dictionary);
