@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::change_log;
 use super::dictionaries;
 use super::entry::{self, Manifest, SegmentUsage, State, Tombstone};
 use super::folder::{Checkpoint, Folder, sync_folder};
@@ -20,7 +21,7 @@ use crate::article::{ArticleDate, StoredArticle};
 use crate::storage::compression::learning::Learner;
 use crate::storage::compression::{Compression, Dictionary, Levels};
 use crate::storage::record::{EncodedContent, HEADER_BYTES, Stamp, encode_content};
-use crate::storage::{Contents, SnapshotItem, StoreBuilder, StoreError, StoreId, Trimmed};
+use crate::storage::{Change, Contents, SnapshotItem, StoreBuilder, StoreError, StoreId, Trimmed};
 
 /// About how many bytes are written and applied at once.
 const GROUP_BYTES: usize = 4 << 20;
@@ -41,6 +42,8 @@ pub struct SledBuilder {
     firsts: u64,
     changes: u64,
     mutations: Vec<Mutation>,
+    /// Changes that have no mutation yet.
+    log: Vec<Change>,
     payloads: Vec<Vec<u8>>,
     payload_bytes: usize,
     next_payload: Location,
@@ -100,6 +103,7 @@ impl SledBuilder {
             firsts: 0,
             changes: 0,
             mutations: Vec::new(),
+            log: Vec::new(),
             payloads: Vec::new(),
             payload_bytes: 0,
             next_payload,
@@ -134,7 +138,7 @@ impl SledBuilder {
             SnapshotItem::Change(change) => {
                 self.changes += 1;
                 contents.last_sequence = contents.last_sequence.max(change.sequence);
-                self.set(Tree::Changes, change.sequence.to_be_bytes().into(), entry::encode_change(&change));
+                self.log.push(change);
             }
             SnapshotItem::Stream { id, position } => {
                 let key = id.as_str().as_bytes().to_vec();
@@ -203,6 +207,9 @@ impl SledBuilder {
 
     /// Writes out what came together.
     fn flush(&mut self) -> Result<(), StoreError> {
+        for (key, value) in change_log::entries(&std::mem::take(&mut self.log)) {
+            self.set(Tree::Changes, key, value);
+        }
         let mut usages = std::mem::take(&mut self.usages);
         for (segment, usage) in &mut usages {
             // Several groups share a segment.
@@ -253,7 +260,7 @@ impl StoreBuilder for SledBuilder {
         let contents = encode(&items, self.trees.compression());
         for (item, content) in items.into_iter().zip(contents) {
             self.item(item, content);
-            if self.payload_bytes + 256 * self.mutations.len() > GROUP_BYTES {
+            if self.payload_bytes + 256 * (self.mutations.len() + self.log.len()) > GROUP_BYTES {
                 self.flush()?;
                 self.learn()?;
             }

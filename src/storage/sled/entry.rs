@@ -6,8 +6,8 @@
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::keys::{self, Tree};
-use crate::article::{ArticleHead, Digest, Timestamp};
-use crate::storage::{Bookmark, Change, ChangeKind, Contents, IngestPosition, OutcomeCounts, StoreError, StreamState, Trimmed};
+use crate::article::{ArticleHead, Timestamp};
+use crate::storage::{Bookmark, Contents, IngestPosition, OutcomeCounts, StoreError, StreamState, Trimmed};
 
 const FORMAT: u8 = 1;
 const SEAL_BYTES: usize = 9;
@@ -86,36 +86,6 @@ impl<'a> Fields<'a> {
     pub fn damaged(&self) -> StoreError {
         StoreError::damaged(format!("an entry of the tree {}", self.tree.name()), "its content makes no sense")
     }
-}
-
-/// A change as the change log keeps it.
-pub fn encode_change(change: &Change) -> Vec<u8> {
-    let kind = match change.kind {
-        ChangeKind::Created => 1,
-        ChangeKind::Updated => 2,
-        ChangeKind::Deleted => 3,
-    };
-    let mut content = vec![kind];
-    content.extend_from_slice(&change.revision.to_be_bytes());
-    content.extend_from_slice(&change.commit_time.as_micros().to_be_bytes());
-    content.extend_from_slice(change.digest.as_bytes());
-    content.extend_from_slice(&keys::article_key(&change.key));
-    seal(Tree::Changes, &change.sequence.to_be_bytes(), &content)
-}
-
-/// The inverse of [`encode_change`].
-pub fn decode_change(key: &[u8], value: &[u8]) -> Result<Change, StoreError> {
-    let mut fields = unseal(Tree::Changes, key, value)?;
-    let sequence = key.try_into().map(u64::from_be_bytes).map_err(|_| fields.damaged())?;
-    let kind = match fields.u8()? {
-        1 => ChangeKind::Created,
-        2 => ChangeKind::Updated,
-        3 => ChangeKind::Deleted,
-        _ => return Err(fields.damaged()),
-    };
-    let (revision, commit_time) = (fields.u64()?, fields.time()?);
-    let digest = Digest::from_bytes(fields.bytes()?);
-    Ok(Change { sequence, kind, key: keys::parse_article_key(fields.rest)?, revision, digest, commit_time })
 }
 
 /// A day's manifest: how many articles the day holds, and a checksum of which.
@@ -316,13 +286,15 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use super::super::change_log;
     use super::*;
-    use crate::article::{ArticleKey, CanonicalUrl};
+    use crate::article::{ArticleKey, CanonicalUrl, Digest};
+    use crate::storage::{Change, ChangeKind};
 
-    fn change() -> Change {
+    fn change(sequence: u64) -> Change {
         let url = CanonicalUrl::parse("https://example.com/a").unwrap();
         Change {
-            sequence: 42,
+            sequence,
             kind: ChangeKind::Updated,
             key: ArticleKey { date: "2024-05-01".parse().unwrap(), url },
             revision: 7,
@@ -332,25 +304,12 @@ mod tests {
     }
 
     #[test]
-    fn entries_come_back_and_damage_is_noticed() {
-        let key = 42u64.to_be_bytes();
-        let value = encode_change(&change());
-        assert_eq!(decode_change(&key, &value).unwrap(), change());
-        for at in 0..value.len() {
-            let mut damaged = value.clone();
-            damaged[at] ^= 0x10;
-            assert!(decode_change(&key, &damaged).is_err(), "{at}");
-            assert!(decode_change(&key, &value[..at]).is_err(), "{at}");
-        }
-        assert!(decode_change(&43u64.to_be_bytes(), &value).is_err());
-    }
-
-    #[test]
     fn entries_of_every_earlier_version_are_read() {
         let golden = include_str!("../../../tests/golden/entries-v1.txt");
         let contents =
             Contents { articles: 1, earlier_revisions: 2, last_sequence: 3, text_bytes: 4, record_bytes: 5, trimmed: Trimmed::default() };
-        let time = change().commit_time;
+        let key = change(42).key;
+        let time = change(42).commit_time;
         let counts = OutcomeCounts { created: 1, updated: 2, unchanged: 3, rejected: 4, deleted: 0 };
         let bookmark = Bookmark::default();
         let position = IngestPosition { next_item: 10, counts, state: StreamState::Finished, update_time: time, bookmark };
@@ -365,15 +324,16 @@ mod tests {
         trimmed.contents.trimmed = Trimmed { horizon: 11, swept: 12, deletions: 13, removed: 14 };
         let learned = State { last_dictionary: 15, ..state };
         let written = [
-            ("change", encode_change(&change())),
-            ("manifest", Manifest { count: 1, checksum: 2 }.encode(&keys::day_key(change().key.date))),
-            ("tombstone", Tombstone { revision: 7, sequence: 42, delete_time: time }.encode(&keys::article_key(&change().key))),
+            ("change", change_log::encode(42, &[change(42)])),
+            ("manifest", Manifest { count: 1, checksum: 2 }.encode(&keys::day_key(key.date))),
+            ("tombstone", Tombstone { revision: 7, sequence: 42, delete_time: time }.encode(&keys::article_key(&key))),
             ("position", encode_position(b"stream", &position)),
             ("state", state.encode()),
             ("state-of-a-past", past.encode()),
             ("state-of-a-trimmed-log", trimmed.encode()),
             ("whole_position", encode_position(b"stream", &whole_position)),
             ("state-with-dictionaries", learned.encode()),
+            ("run-of-changes", change_log::encode(42, &[change(43), change(45)])),
         ];
         for state in [state, past, trimmed, learned, State { last_dictionary: 15, ..trimmed }] {
             assert_eq!(State::decode(&state.encode()).unwrap(), state);

@@ -5,12 +5,12 @@
 mod past;
 mod trim;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 pub use trim::TrimStep;
 
 use super::dictionaries;
-use super::entry::{self, Manifest, SegmentUsage, State, Tombstone};
+use super::entry::{Manifest, SegmentUsage, State, Tombstone};
 use super::journal::{Journal, Location, Mutation};
 use super::keys::{self, STATE_KEY, Tree};
 use super::segment_list;
@@ -128,8 +128,10 @@ pub struct Group<'a> {
     dropped: HashMap<Vec<u8>, Vec<u8>>,
     /// What readers know to be the horizon of the change log: what goes before it is no surprise to them.
     horizon: u64,
-    /// Changes that this group has removed from the log already, though sled still has them.
-    removed_changes: HashSet<u64>,
+    /// The changes that the group makes.
+    changes: Vec<Change>,
+    /// What stays of the runs of the log that changes are removed from, by their keys.
+    trimmed_runs: BTreeMap<u64, Vec<Change>>,
     /// Whether the state changes in more than its number.
     trims: bool,
     manifests: HashMap<ArticleDate, Manifest>,
@@ -142,7 +144,7 @@ pub struct Group<'a> {
 impl<'a> Group<'a> {
     /// A group on top of this state, which is to be the next one of a journal, and which keeps so much of the past.
     pub fn new(trees: &'a Trees, state: State, journal: &Journal, history: History) -> Self {
-        let (entries, additions, purged, dropped, removed_changes, manifests, usages, given_up) = Default::default();
+        let (entries, additions, purged, dropped, changes, trimmed_runs, manifests, usages, given_up) = Default::default();
         let (mutations, standing, payloads, now) = (Vec::new(), Vec::new(), Vec::new(), Timestamp::now());
         let (place, next_payload) = (segment_list::Place::next(journal, state.group), journal.next_payload());
         Self {
@@ -161,7 +163,8 @@ impl<'a> Group<'a> {
             purged,
             dropped,
             horizon: state.contents.trimmed.horizon,
-            removed_changes,
+            changes,
+            trimmed_runs,
             trims: false,
             manifests,
             usages,
@@ -262,6 +265,7 @@ impl<'a> Group<'a> {
             let value = (manifest.count > 0).then(|| manifest.encode(&key));
             self.mutations.push(Mutation { tree: Tree::Days, key: key.into(), value });
         }
+        self.log_mutations();
         self.mutations.extend(self.streams.take_mutations());
         let nothing = self.mutations.is_empty() && self.usages.is_empty() && self.standing.is_empty() && self.given_up.is_empty();
         if nothing && !self.trims {
@@ -462,8 +466,7 @@ impl<'a> Group<'a> {
 
     fn log(&mut self, kind: ChangeKind, head: &ArticleHead, commit_time: Timestamp) {
         let sequence = self.state.contents.last_sequence;
-        let change = Change { sequence, kind, key: head.key.clone(), revision: head.revision, digest: head.digest, commit_time };
-        self.set(Tree::Changes, sequence.to_be_bytes().into(), entry::encode_change(&change));
+        self.changes.push(Change { sequence, kind, key: head.key.clone(), revision: head.revision, digest: head.digest, commit_time });
     }
 
     /// The time, but after this instant whatever the clock says.

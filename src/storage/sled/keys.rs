@@ -7,7 +7,7 @@
 //! | segments | number of a segment of the journal that is still needed (8 bytes) | how much of its payloads is in use, its last group |
 //! | tombstones | article key | last revision and its digest |
 //! | urls | URL key, 0, date | nothing: the index by URL |
-//! | changes | sequence (8 bytes) | the change |
+//! | changes | sequence of a change (8 bytes) | the change, or a run of those that were made with it |
 //! | days | date | the day's manifest: count and checksum of its articles |
 //! | streams | id of an ingest stream | its position |
 //! | streams | id, 0, `h`, number of the item after them (8 bytes) | hashes of items, one after the other |

@@ -5,6 +5,7 @@
 //! what came after the last one. Reads go straight to the trees. Nothing outside this folder names sled.
 
 mod builder;
+mod change_log;
 mod checkpoint;
 mod committer;
 mod damage;

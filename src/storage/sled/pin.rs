@@ -38,14 +38,14 @@ impl Pin {
 
     /// Notes what stands under the key of a mutation before it is carried out. `read` is only asked the first time.
     pub fn note<E>(&self, mutation: &Mutation, read: impl FnOnce() -> Result<Option<sled::IVec>, E>) -> Result<(), E> {
-        let Mutation { tree, key, value } = mutation;
+        let Mutation { tree, key, .. } = mutation;
         let absence_matters = match tree {
             // A snapshot leaves them out.
             Tree::Streams if keys::is_stream_detail(key) => return Ok(()),
-            Tree::Articles | Tree::Tombstones => false,
+            // What is there already may lose a change; what is new has later ones alone.
+            Tree::Articles | Tree::Tombstones | Tree::Changes => false,
             Tree::Revisions | Tree::Streams => true,
-            Tree::Changes if value.is_none() => false,
-            Tree::Changes | Tree::Urls | Tree::Days | Tree::Segments | Tree::State | Tree::Dictionaries => return Ok(()),
+            Tree::Urls | Tree::Days | Tree::Segments | Tree::State | Tree::Dictionaries => return Ok(()),
         };
         if self.exceeded() {
             return Ok(());

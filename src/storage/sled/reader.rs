@@ -10,7 +10,7 @@ use super::stored::StoredRecord;
 use super::trees::{Trees, sled_error};
 use crate::article::{ArticleDate, ArticleHead, ArticleKey, CanonicalUrl, Filter, StoredArticle, UrlScope};
 use crate::storage::record::RecordError;
-use crate::storage::{Change, CountOfGroup, CountRequest, CountedGroup, CountedHost, Direction, GroupBy, Page, ScanRequest, StoreError};
+use crate::storage::{CountOfGroup, CountRequest, CountedGroup, CountedHost, Direction, GroupBy, Page, ScanRequest, StoreError};
 
 /// How often a reader tries again where the article changes under it. Each try needs another write in between.
 pub const TRIES: usize = 100;
@@ -84,16 +84,6 @@ impl Trees {
             }
             GroupBy::Host(after) => self.count_hosts(filter, after.as_ref(), *limit, cancelled),
         }
-    }
-
-    /// The changes after a sequence.
-    pub fn changes(&self, after: u64, up_to: u64, limit: usize) -> Result<Vec<Change>, StoreError> {
-        let range = (Bound::Excluded(after.to_be_bytes()), Bound::Included(up_to.to_be_bytes()));
-        let decode = |entry: sled::Result<(sled::IVec, sled::IVec)>| {
-            let (key, value) = entry.map_err(sled_error)?;
-            entry::decode_change(&key, &value)
-        };
-        if after >= up_to { Ok(Vec::new()) } else { self.tree(Tree::Changes).range(range).take(limit).map(decode).collect() }
     }
 
     /// How many days there are, the first and the last.

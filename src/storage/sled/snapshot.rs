@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use super::change_log;
 use super::entry::{self, State, Tombstone};
 use super::keys::{self, STATE_KEY, Tree};
 use super::pin::Pin;
@@ -100,7 +101,12 @@ impl Reading {
         self.pin.put_right(tree, &mut entries, self.after.as_deref(), last.as_deref());
         let (mut items, mut bytes) = (Vec::with_capacity(entries.len()), 0);
         for (key, value) in entries {
-            if let Some(item) = item(trees, tree, &key, &value, self.contents.last_sequence)? {
+            let last_sequence = self.contents.last_sequence;
+            if tree == Tree::Changes {
+                let (_, run) = change_log::decode(&key, &value)?;
+                bytes += value.len();
+                items.extend(run.into_iter().filter(|change| change.sequence <= last_sequence).map(SnapshotItem::Change));
+            } else if let Some(item) = item(trees, tree, &key, &value, last_sequence)? {
                 bytes += match &item {
                     SnapshotItem::Article(stored) | SnapshotItem::EarlierRevision(stored) => stored.article.size(),
                     _ => 0,
@@ -134,12 +140,9 @@ fn item(trees: &Trees, tree: Tree, key: &[u8], value: &[u8], last_sequence: u64)
             let item = SnapshotItem::Tombstone { key: keys::parse_article_key(key)?, revision, sequence, delete_time };
             Some(item).filter(|_| sequence <= last_sequence)
         }
-        Tree::Changes => {
-            Some(entry::decode_change(key, value)?).filter(|change| change.sequence <= last_sequence).map(SnapshotItem::Change)
-        }
         Tree::Streams if keys::is_stream_detail(key) => None,
         Tree::Streams => Some(SnapshotItem::Stream { id: keys::parse_stream_key(key)?, position: entry::decode_position(key, value)? }),
-        Tree::Segments | Tree::Urls | Tree::Days | Tree::State | Tree::Dictionaries => {
+        Tree::Segments | Tree::Urls | Tree::Changes | Tree::Days | Tree::State | Tree::Dictionaries => {
             return Err(StoreError::Failed(format!("the tree {} is no part of a snapshot", tree.name())));
         }
     })

@@ -11,12 +11,12 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::committer::Command;
-use super::entry::{self, State, Tombstone};
+use super::entry::{State, Tombstone};
 use super::group::TrimStep;
 use super::keys::{self, Tree};
 use super::shared::Shared;
 use super::stored::StoredRecord;
-use super::trees::{Trees, sled_error};
+use super::trees::Trees;
 use crate::article::{ArticleKey, Timestamp};
 use crate::storage::{Change, ChangeKind, ChangeRetention, StoreError};
 
@@ -120,12 +120,18 @@ impl Trimmer {
         if after >= up_to {
             return Ok(Vec::new());
         }
-        let entries = self.trees.tree(Tree::Changes).range((after + 1).to_be_bytes()..=up_to.to_be_bytes());
         let mut changes = Vec::new();
-        for entry in entries.take(STEP_CHANGES) {
-            let (key, value) = entry.map_err(sled_error)?;
-            if let Ok(number) = key[..].try_into() {
-                changes.push((u64::from_be_bytes(number), entry::decode_change(&key, &value)));
+        for (first, run) in self.trees.runs(after, up_to)? {
+            match run {
+                Ok((_, run)) => {
+                    let wanted = run.into_iter().filter(|change| change.sequence > after && change.sequence <= up_to);
+                    changes.extend(wanted.map(|change| (change.sequence, Ok(change))));
+                }
+                Err(error) => changes.push((first.max(after + 1), Err(error))),
+            }
+            if changes.len() >= STEP_CHANGES {
+                changes.truncate(STEP_CHANGES);
+                break;
             }
         }
         Ok(changes)

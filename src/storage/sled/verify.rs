@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::ops::Bound;
 
+use super::change_log;
 use super::dictionaries;
 use super::entry::{self, Manifest, SegmentUsage, State, Tombstone};
 use super::folder::Folder;
@@ -49,11 +50,13 @@ enum Part {
 struct Looked {
     findings: Vec<Finding>,
     bytes: usize,
+    /// How many things it holds; 1 where that is not said.
+    entries: u64,
 }
 
 impl Looked {
     fn at(findings: impl IntoIterator<Item = Finding>) -> Self {
-        Self { findings: findings.into_iter().collect(), bytes: 0 }
+        Self { findings: findings.into_iter().collect(), ..Self::default() }
     }
 }
 
@@ -109,7 +112,7 @@ fn step_of_tree(trees: &Trees, tree: Tree, cursor: &mut VerifyCursor) -> Result<
             looked.findings = trees.between_groups(again)?.findings;
         }
         findings.extend(looked.findings);
-        cursor.checked += 1;
+        cursor.checked += looked.entries.max(1);
         (bytes, entries) = (bytes + looked.bytes, entries + 1);
         if entries == STEP_ENTRIES || bytes > STEP_BYTES {
             return Ok((findings, Some(key.to_vec())));
@@ -126,7 +129,7 @@ fn look(trees: &Trees, tree: Tree, key: &[u8], value: &[u8]) -> Result<Looked, S
             look_at_record(trees, FindingKind::RevisionDamaged, keys::parse_revision_key(key), value).map(|(looked, _)| looked)
         }
         Tree::Urls => look_at_index_entry(trees, key),
-        Tree::Changes => look_at_change(trees, key, value),
+        Tree::Changes => look_at_run(trees, key, value),
         Tree::Days => look_at_day(trees, key, value),
         Tree::Tombstones => sound(keys::parse_article_key(key).and_then(|_| Tombstone::decode(key, value)).map(drop)),
         Tree::Streams if keys::is_stream_detail(key) => sound(streams::check_detail(trees, key, value)),
@@ -170,7 +173,7 @@ fn look_at_record(
             Ok((finding(error.to_string()), None))
         }
         Ok(stored) if stored.article.digest() != stored.head.digest => Ok((finding("its digest is not that of its content".into()), None)),
-        Ok(stored) => Ok((Looked { findings: Vec::new(), bytes }, Some(stored))),
+        Ok(stored) => Ok((Looked { bytes, ..Looked::default() }, Some(stored))),
     }
 }
 
@@ -184,8 +187,12 @@ fn look_at_article(trees: &Trees, key: &[u8], value: &[u8]) -> Result<Looked, St
     if trees.get(Tree::Urls, &keys::url_index_key(&head.key))?.is_none() {
         looked.findings.push(finding(FindingKind::IndexEntryMissing, "it cannot be found by its URL alone"));
     }
-    let sequence = head.sequence.to_be_bytes();
-    let change = trees.get(Tree::Changes, &sequence)?.and_then(|value| entry::decode_change(&sequence, &value).ok());
+    // One that is damaged is a finding of its own.
+    let run = match trees.run_of(head.sequence) {
+        Err(StoreError::Damaged { .. }) => None,
+        run => run?,
+    };
+    let change = run.and_then(|(_, changes)| changes.into_iter().find(|change| change.sequence == head.sequence));
     if change.is_none_or(|change| (&change.key, change.revision, change.digest) != (&head.key, head.revision, head.digest)) {
         looked.findings.push(finding(FindingKind::ChangeMissing, "the change log does not hold its latest revision"));
     }
@@ -208,16 +215,32 @@ fn look_at_index_entry(trees: &Trees, key: &[u8]) -> Result<Looked, StoreError> 
     Ok(Looked::at((!there).then(stray)))
 }
 
-fn look_at_change(trees: &Trees, key: &[u8], value: &[u8]) -> Result<Looked, StoreError> {
-    let change = match entry::decode_change(key, value) {
-        Ok(change) => change,
+fn look_at_run(trees: &Trees, key: &[u8], value: &[u8]) -> Result<Looked, StoreError> {
+    let (_, run) = match change_log::decode(key, value) {
+        Ok(run) => run,
         Err(error) => return Ok(Looked::at(damage(FindingKind::ChangeDamaged, None, Err(error)))),
     };
-    let before = change.sequence.saturating_sub(1);
-    let gap = before > 0 && trees.get(Tree::Changes, &before.to_be_bytes())?.is_none() && before > state(trees)?.contents.trimmed.horizon;
-    let missing =
-        || Finding { kind: FindingKind::ChangeMissing, key: None, detail: format!("change {before} is missing from the change log") };
-    Ok(Looked::at(gap.then(missing)))
+    let horizon = state(trees)?.contents.trimmed.horizon;
+    let mut looked = Looked { entries: run.len() as u64, ..Looked::default() };
+    let mut last = None;
+    for change in run {
+        let before = change.sequence.saturating_sub(1);
+        let is_there = last == Some(before) || before <= horizon || before == 0 || is_logged(trees, before)?;
+        if !is_there {
+            let detail = format!("change {before} is missing from the change log");
+            looked.findings.push(Finding { kind: FindingKind::ChangeMissing, key: None, detail });
+        }
+        last = Some(change.sequence);
+    }
+    Ok(looked)
+}
+
+fn is_logged(trees: &Trees, sequence: u64) -> Result<bool, StoreError> {
+    match trees.run_of(sequence) {
+        // One that is damaged is a finding of its own.
+        Err(StoreError::Damaged { .. }) => Ok(true),
+        run => Ok(run?.is_some()),
+    }
 }
 
 fn look_at_day(trees: &Trees, key: &[u8], value: &[u8]) -> Result<Looked, StoreError> {
@@ -244,8 +267,11 @@ pub fn totals(trees: &Trees) -> Result<Vec<Finding>, StoreError> {
         // One that is damaged is a finding of its own.
         articles += Manifest::decode(&key, &value).map_or(0, |manifest| manifest.count);
     }
-    let last = trees.tree(Tree::Changes).last().map_err(sled_error)?;
-    let last = last.and_then(|(key, _)| key[..].try_into().ok()).map_or(0, u64::from_be_bytes);
+    let last = match trees.last_change() {
+        // One that is damaged is a finding of its own.
+        Err(StoreError::Damaged { .. }) => contents.last_sequence,
+        last => last?,
+    };
     let findings = [wrong_total("articles", contents.articles, articles), wrong_total("changes", contents.last_sequence, last)];
     Ok(findings.into_iter().flatten().collect())
 }
@@ -275,9 +301,14 @@ fn usage(trees: &Trees) -> Result<Vec<Finding>, StoreError> {
     let contents = before.contents;
     // Where some were trimmed, the numbers of those that are there have gaps: how many there are tells whether more are missing.
     let changes = contents.last_sequence.saturating_sub(contents.trimmed.removed);
+    let mut logged = 0;
+    for (_, run) in trees.runs(0, contents.last_sequence)? {
+        // One that is damaged is a finding of its own.
+        logged += run.map_or(0, |(_, changes)| changes.len() as u64);
+    }
     let wrong = [
         wrong_total("earlier revisions", contents.earlier_revisions, earlier_revisions),
-        wrong_total("changes in the change log", changes, trees.tree(Tree::Changes).len() as u64),
+        wrong_total("changes in the change log", changes, logged),
     ];
     let mut findings: Vec<_> = wrong.into_iter().flatten().collect();
     for entry in trees.tree(Tree::Segments).iter() {

@@ -1,8 +1,10 @@
-//! Taking changes out of the change log: what the trimmer has found to go, and what a write supersedes where the log was trimmed
-//! already.
+//! The change log: what a group adds to it, and what it takes out: what the trimmer has found to go, and what a write supersedes
+//! where the log was trimmed already.
 
 use super::Group;
 use crate::storage::StoreError;
+use crate::storage::sled::change_log;
+use crate::storage::sled::journal::Mutation;
 use crate::storage::sled::keys::Tree;
 
 /// A step of trimming. Numbers that are lower than what they were change nothing.
@@ -44,11 +46,30 @@ impl Group<'_> {
     }
 
     fn remove_change(&mut self, sequence: u64) -> Result<(), StoreError> {
-        let key = sequence.to_be_bytes();
-        if self.trees.get(Tree::Changes, &key)?.is_some() && self.removed_changes.insert(sequence) {
-            self.clear(Tree::Changes, key.into());
-            self.state.contents.trimmed.removed += 1;
-        }
+        let (first, changes) = match self.trees.run_of(sequence) {
+            // It cannot be told what would have to stay, so all of it does.
+            Err(error @ StoreError::Damaged { .. }) => {
+                self.trees.damage().note_index(&error);
+                return Ok(());
+            }
+            Ok(None) => return Ok(()),
+            run => run?.unwrap_or_default(),
+        };
+        let kept = self.trimmed_runs.entry(first).or_insert(changes);
+        let before = kept.len();
+        kept.retain(|change| change.sequence != sequence);
+        self.state.contents.trimmed.removed += (before - kept.len()) as u64;
         Ok(())
+    }
+
+    /// What the log comes to: runs that something was taken out of, and those of the changes that the group makes.
+    pub(super) fn log_mutations(&mut self) {
+        for (first, kept) in std::mem::take(&mut self.trimmed_runs) {
+            let value = (!kept.is_empty()).then(|| change_log::encode(first, &kept));
+            self.mutations.push(Mutation { tree: Tree::Changes, key: first.to_be_bytes().into(), value });
+        }
+        for (key, value) in change_log::entries(&std::mem::take(&mut self.changes)) {
+            self.set(Tree::Changes, key, value);
+        }
     }
 }
