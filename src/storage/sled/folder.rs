@@ -3,7 +3,7 @@
 //! | file | what |
 //! | --- | --- |
 //! | `LOCK` | held while a process has the folder open |
-//! | `STORE` | which store this is and in which format; written once |
+//! | `STORE` | which store this is and in which format; written once, and anew when the format changes |
 //! | `CHECKPOINT` | up to which group sled alone is complete |
 //! | `SYNCED` | up to which group the journal was synced, as far as is known |
 //! | `REBUILD` | something in sled was found damaged: it is built anew when the store is opened next |
@@ -22,7 +22,10 @@ use crate::article::Timestamp;
 use crate::storage::{StoreError, StoreId};
 
 /// The version of the folder's layout and of everything in it.
-pub const FORMAT_VERSION: u16 = 3;
+pub const FORMAT_VERSION: u16 = 4;
+/// The oldest that is read too. What was written with it stays as it is, and what comes is of the present version, which older
+/// programs are to refuse: 3 has no compression dictionaries.
+const OLDEST_VERSION: u16 = 3;
 
 /// An opened and locked data folder. Dropping it lets the lock go.
 #[derive(Debug)]
@@ -60,7 +63,14 @@ impl Folder {
             Err(TryLockError::Error(error)) => return Err(StoreError::io(format!("cannot lock {}", lock_path.display()), error)),
         }
         let store_id = match read_optional(&path.join("STORE"))? {
-            Some(text) => parse_identity(path, &text)?,
+            Some(text) => {
+                let (store_id, version) = parse_identity(path, &text)?;
+                if version < FORMAT_VERSION {
+                    Self::write_identity(path, store_id)?;
+                    tracing::info!("the data folder was of format {version}, and is of format {FORMAT_VERSION} from now on");
+                }
+                store_id
+            }
             None => Self::create_identity(path)?,
         };
         Ok(Self { path: path.to_owned(), store_id, _lock: lock })
@@ -165,19 +175,20 @@ impl Folder {
     }
 }
 
-fn parse_identity(path: &Path, text: &str) -> Result<StoreId, StoreError> {
+fn parse_identity(path: &Path, text: &str) -> Result<(StoreId, u16), StoreError> {
     let file = path.join("STORE").display().to_string();
     let content = checked_line(text, "dateline store ").ok_or_else(|| StoreError::damaged(&file, "it fails its checksum"))?;
     let (version, id) = content.split_once(" id ").ok_or_else(|| StoreError::damaged(&file, "it makes no sense"))?;
-    if version != FORMAT_VERSION.to_string() {
+    let version: u16 = version.parse().map_err(|_| StoreError::damaged(&file, "it makes no sense"))?;
+    if !(OLDEST_VERSION..=FORMAT_VERSION).contains(&version) {
         let text = format!(
-            "{} has format {version}, and this dateline reads format {FORMAT_VERSION}: use the version that wrote it",
+            "{} has format {version}, and this dateline reads formats {OLDEST_VERSION} to {FORMAT_VERSION}: use the version that wrote it",
             path.display()
         );
         return Err(StoreError::CannotOpen(text));
     }
     let id = u128::from_str_radix(id, 16).map_err(|_| StoreError::damaged(&file, "it makes no sense"))?;
-    Ok(StoreId(id.to_be_bytes()))
+    Ok((StoreId(id.to_be_bytes()), version))
 }
 
 fn with_checksum(line: &str) -> String {
@@ -269,7 +280,20 @@ mod tests {
             fs::write(path.join("STORE"), damaged).unwrap();
             assert!(Folder::open(&path).is_err(), "{at}");
         }
-        fs::write(path.join("STORE"), with_checksum(&format!("dateline store 4 id {:032x}", 1))).unwrap();
-        assert!(Folder::open(&path).unwrap_err().to_string().contains("format 4"));
+        for version in [2, 5] {
+            fs::write(path.join("STORE"), with_checksum(&format!("dateline store {version} id {:032x}", 1))).unwrap();
+            assert!(Folder::open(&path).unwrap_err().to_string().contains(&format!("has format {version}")));
+        }
+    }
+
+    #[test]
+    fn a_folder_of_an_older_format_is_of_the_present_one_once_it_was_opened() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("data");
+        drop(Folder::open(&path).unwrap());
+        fs::write(path.join("STORE"), with_checksum(&format!("dateline store 3 id {:032x}", 7))).unwrap();
+        assert_eq!(Folder::open(&path).unwrap().store_id(), StoreId(7u128.to_be_bytes()));
+        assert!(fs::read_to_string(path.join("STORE")).unwrap().starts_with("dateline store 4 id "));
+        assert_eq!(Folder::open(&path).unwrap().store_id(), StoreId(7u128.to_be_bytes()));
     }
 }
