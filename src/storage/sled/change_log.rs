@@ -160,7 +160,6 @@ impl Trees {
 
     /// The runs that may hold changes after a sequence and up to another, each after the number that is its key, whatever it
     /// decodes to.
-    #[expect(clippy::type_complexity, reason = "each with its key, whatever it decodes to")]
     pub fn runs(&self, after: u64, up_to: u64) -> Result<impl Iterator<Item = (u64, Result<Run, StoreError>)>, StoreError> {
         let from = after.saturating_add(1).saturating_sub(RUN_CHANGES - 1);
         let entries = (after < up_to).then(|| self.tree(Tree::Changes).range(from.to_be_bytes()..=up_to.to_be_bytes()));
@@ -201,7 +200,7 @@ mod tests {
         let url = CanonicalUrl::parse(&format!("https://example.com/{path}")).unwrap();
         Change {
             sequence,
-            kind: if sequence % 3 == 0 { ChangeKind::Deleted } else { ChangeKind::Updated },
+            kind: if sequence.is_multiple_of(3) { ChangeKind::Deleted } else { ChangeKind::Updated },
             key: ArticleKey { date: "2024-05-01".parse().unwrap(), url },
             revision: sequence + 1,
             digest: Digest::from_bytes([sequence as u8; 32]),
