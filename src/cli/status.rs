@@ -33,8 +33,6 @@ pub async fn run(args: StatusArgs) -> Result<(), CommandError> {
     let verified = status.last_verification.and_then(|time| Timestamp::from_parts(time.seconds, time.nanos).ok());
     let verified = verified.map(|time| time.to_string());
     let retention = status.retention.unwrap_or_default();
-    let compression = status.compression.unwrap_or_default();
-    let (compressed, decompressed) = (compression.compressed.unwrap_or_default(), compression.decompressed.unwrap_or_default());
     let mut out = std::io::stdout().lock();
     if args.json {
         let mut object = json!({
@@ -50,7 +48,8 @@ pub async fn run(args: StatusArgs) -> Result<(), CommandError> {
             "change_retention_age_seconds": retention.change_age.map(|age| age.seconds),
             "change_retention_count": retention.change_count,
         });
-        if let (Some(object), Value::Object(compression)) = (object.as_object_mut(), compression_json(&compression)) {
+        let compression = status.compression.as_ref().map(compression_json);
+        if let (Some(object), Some(Value::Object(compression))) = (object.as_object_mut(), compression) {
             object.extend(compression);
         }
         writeln!(out, "{object}")?;
@@ -74,13 +73,11 @@ pub async fn run(args: StatusArgs) -> Result<(), CommandError> {
     writeln!(out, "changes    {} in all; kept are {}", contents.last_sequence, kept_changes(&retention))?;
     writeln!(out, "streams    {} ingest streams kept", contents.ingest_stream_count)?;
     writeln!(out, "text       {}, {} as stored", bytes(contents.text_bytes), bytes(sizes.record_bytes))?;
-    writeln!(
-        out,
-        "compressed {}; since the start {}, {}",
-        dictionaries(&compression),
-        cost(&compressed, "compressed"),
-        cost(&decompressed, "decompressed")
-    )?;
+    if let Some(compression) = &status.compression {
+        let (compressed, decompressed) = (compression.compressed.unwrap_or_default(), compression.decompressed.unwrap_or_default());
+        let costs = format!("{}, {}", cost(&compressed, "compressed"), cost(&decompressed, "decompressed"));
+        writeln!(out, "compressed {}; since the start {costs}", dictionaries(compression))?;
+    }
     let on_disk = bytes(sizes.engine_bytes + sizes.journal_bytes);
     let (engine, journal, live) = (bytes(sizes.engine_bytes), bytes(sizes.journal_bytes), bytes(sizes.live_bytes));
     writeln!(out, "on disk    {on_disk}: {engine} of indexes, and {journal} of journal, of which {live} are in use")?;

@@ -20,8 +20,8 @@ use crate::storage::compression::learning::{Learner, MAX_SAMPLES};
 use crate::storage::compression::{Compression, Dictionary, Gain};
 use crate::storage::record::encode_content;
 
-/// Samples that wait for the thread at most; further ones are passed over.
-const QUEUE_SAMPLES: usize = 64;
+/// Samples that wait for the thread at most, a few kilobytes each; further ones are passed over.
+const QUEUE_SAMPLES: usize = 256;
 
 /// What puts a dictionary into the trees.
 pub fn mutation(dictionary: &Dictionary) -> Mutation {
