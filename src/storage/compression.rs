@@ -36,7 +36,7 @@ pub struct Levels {
 
 impl Levels {
     /// For articles as they come: ARCHITECTURE.md has the figures that decided.
-    pub const ARRIVING: Self = Self { plain: 1, dictionary: 3 };
+    pub const ARRIVING: Self = Self { plain: 1, dictionary: 1 };
     /// For compaction, which nobody waits for.
     pub const COMPACTING: Self = Self { plain: 9, dictionary: 9 };
 }
@@ -151,6 +151,11 @@ impl Compression {
             known.largest_id = known.largest_id.max(dictionary.id);
             known.dictionaries.insert(dictionary.id, Arc::new(Decoder::new(dictionary)));
         }
+    }
+
+    /// Whether this dictionary is known.
+    pub fn knows(&self, id: u32) -> bool {
+        self.read().dictionaries.contains_key(&id)
     }
 
     /// Notes that an id is taken, though its dictionary cannot be read.

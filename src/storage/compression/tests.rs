@@ -100,29 +100,29 @@ fn what_becomes_no_smaller_stays_as_it_is() {
 fn a_dictionary_is_learned_when_there_is_enough_and_it_helps() {
     let compression = Compression::default();
     let mut learner = Learner::default();
-    for number in 0..999 {
+    for number in 0..624 {
         learner.offer(&text(1, number));
         assert!(!learner.is_due(number + 1));
     }
-    assert_eq!(learner.learn(999, &compression), None);
-    learner.offer(&text(1, 999));
-    assert!(learner.is_due(1000));
-    let learned = learner.learn(1000, &compression).expect("it helps");
-    assert_eq!((learned.id, learned.sequence, learned.samples), (1, 1000, 800));
+    assert_eq!(learner.learn(624, &compression), None);
+    learner.offer(&text(1, 624));
+    assert!(learner.is_due(625));
+    let learned = learner.learn(625, &compression).expect("it helps");
+    assert_eq!((learned.id, learned.sequence, learned.samples), (1, 625, 500));
     assert!(learned.gain.with_dictionary * 10 < learned.gain.plain * 9, "{:?}", learned.gain);
     compression.add(vec![learned]);
     assert_eq!(compression.encode(&text(1, 5000)).unwrap().0, 1);
 
     // More of the same makes it no better, and there is no second try before the store is four times as large.
-    for number in 0..3000 {
+    for number in 0..1875 {
         learner.offer(&text(1, 10_000 + number));
-        assert_eq!(learner.is_due(1001 + number), number == 2999, "{number}");
+        assert_eq!(learner.is_due(626 + number), number == 1874, "{number}");
     }
-    assert_eq!(learner.learn(4000, &compression), None);
+    assert_eq!(learner.learn(2500, &compression), None);
     // Others are worth one of their own.
     (0..1000).for_each(|number| learner.offer(&text(2, number)));
-    assert!(!learner.is_due(15_999) && learner.is_due(16_000));
-    assert_eq!(learner.learn(16_000, &compression).expect("it helps").id, 2);
+    assert!(!learner.is_due(9_999) && learner.is_due(10_000));
+    assert_eq!(learner.learn(10_000, &compression).expect("it helps").id, 2);
     assert_eq!(learner.stride(), 16);
 }
 
@@ -136,11 +136,11 @@ fn samples_are_bounded_and_from_all_over() {
     let (kept, bytes) = (learner.samples().len(), learner.samples().iter().map(Vec::len).sum::<usize>());
     assert_eq!((kept, bytes), (MAX_SAMPLES, MAX_SAMPLES * 3000));
     let first = learner.samples().iter().filter(|sample| sample[0] == 1).count();
-    assert!((800..1200).contains(&first), "{first}");
+    assert!((240..385).contains(&first), "{first}");
     // Larger ones are cut, and there is a bound for all.
     (0..100 * MAX_SAMPLES).for_each(|_| learner.offer(&[3; 100_000]));
     let bytes = learner.samples().iter().map(Vec::len).sum::<usize>();
-    assert!(bytes <= 8 << 20 && learner.samples().iter().all(|sample| sample.len() <= 32 << 10), "{bytes}");
+    assert!(bytes <= 4 << 20 && learner.samples().iter().all(|sample| sample.len() <= 32 << 10), "{bytes}");
 }
 
 #[test]

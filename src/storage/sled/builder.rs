@@ -198,7 +198,7 @@ impl SledBuilder {
 
     fn add_dictionary(&mut self, dictionary: &Dictionary) {
         self.state.last_dictionary = dictionary.id;
-        self.mutations.push(dictionaries::mutation(dictionary));
+        self.mutations.extend(dictionaries::mutations(dictionary));
     }
 
     fn set(&mut self, tree: Tree, key: Vec<u8>, value: Vec<u8>) {

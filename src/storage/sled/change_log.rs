@@ -15,7 +15,7 @@ use crate::storage::{Change, ChangeKind, StoreError};
 /// Changes of a run at most; their numbers lie no further apart.
 pub const RUN_CHANGES: u64 = 8;
 /// A run ends with the change with which it has so many bytes before compression.
-const RUN_BYTES: usize = 4 << 10;
+const RUN_BYTES: usize = 1500;
 /// What stands in the place of a single change's kind. Both numbers, and the kinds, stand in stores: never change or reuse one.
 const RUN: u8 = 4;
 const COMPRESSED_RUN: u8 = 5;
@@ -213,7 +213,7 @@ mod tests {
         let short: Vec<_> = (40..59).map(|sequence| change(sequence, &sequence.to_string())).collect();
         let long: Vec<_> = (7..20).map(|sequence| change(sequence, &"x".repeat(1900))).collect();
         let gaps: Vec<_> = [1, 8, 9, 40].map(|sequence| change(sequence, "a")).into();
-        for (changes, runs) in [(short, 3), (long, 5), (gaps, 3)] {
+        for (changes, runs) in [(short, 3), (long, 13), (gaps, 3)] {
             let entries: Vec<_> = entries(&changes).collect();
             assert_eq!(entries.len(), runs);
             let decoded: Vec<_> = entries.iter().flat_map(|(key, value)| decode(key, value).unwrap().1).collect();

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use tokio::sync::{mpsc, oneshot};
 
 use super::committer::Command;
-use super::entry::{State, seal, unseal};
+use super::entry::{Fields, State, seal, unseal};
 use super::journal::Mutation;
 use super::keys::{self, Tree};
 use super::shared::Shared;
@@ -23,39 +23,89 @@ use crate::storage::record::encode_content;
 /// Samples that wait for the thread at most, a few kilobytes each; further ones are passed over.
 const QUEUE_SAMPLES: usize = 256;
 
-/// What puts a dictionary into the trees.
-pub fn mutation(dictionary: &Dictionary) -> Mutation {
+/// Bytes of a piece: sled moves a leaf, which holds up to sixteen, into a file of its own where it has more than 128 KiB.
+const PIECE_BYTES: usize = 6 << 10;
+
+/// What puts a dictionary into the trees, in pieces.
+pub fn mutations(dictionary: &Dictionary) -> impl Iterator<Item = Mutation> {
     let Dictionary { id, create_time, sequence, samples, gain, content } = dictionary;
-    let key = id.to_be_bytes();
-    let mut value = Vec::with_capacity(content.len() + 28);
-    value.extend_from_slice(&create_time.as_micros().to_be_bytes());
-    value.extend_from_slice(&sequence.to_be_bytes());
-    [*samples, gain.plain, gain.with_dictionary].iter().for_each(|number| value.extend_from_slice(&number.to_be_bytes()));
-    value.extend_from_slice(content);
-    Mutation { tree: Tree::Dictionaries, key: key.into(), value: Some(seal(Tree::Dictionaries, &key, &value)) }
+    let mut head = Vec::new();
+    head.extend_from_slice(&create_time.as_micros().to_be_bytes());
+    head.extend_from_slice(&sequence.to_be_bytes());
+    [*samples, gain.plain, gain.with_dictionary].iter().for_each(|number| head.extend_from_slice(&number.to_be_bytes()));
+    head.extend_from_slice(&(content.len() as u32).to_be_bytes());
+    let pieces = std::iter::once(head).chain(content.chunks(PIECE_BYTES).map(<[u8]>::to_vec));
+    (0..).zip(pieces).map(|(number, piece)| {
+        let key = piece_key(*id, number);
+        Mutation { tree: Tree::Dictionaries, key: key.into(), value: Some(seal(Tree::Dictionaries, &key, &piece)) }
+    })
 }
 
-/// The dictionary of an entry.
-pub fn decode(key: &[u8], value: &[u8]) -> Result<Dictionary, StoreError> {
-    let mut fields = unseal(Tree::Dictionaries, key, value)?;
-    let id = key.try_into().map(u32::from_be_bytes).ok().filter(|id| *id > 0).ok_or_else(|| fields.damaged())?;
-    let (create_time, sequence) = (fields.time()?, fields.u64()?);
-    let mut number = || fields.bytes().map(u32::from_be_bytes);
-    let (samples, gain) = (number()?, Gain { plain: number()?, with_dictionary: number()? });
-    Ok(Dictionary { id, create_time, sequence, samples, gain, content: fields.rest().to_vec() })
+/// The key of a piece: 0 is what there is to tell of the dictionary, its content follows.
+fn piece_key(id: u32, number: u16) -> [u8; 6] {
+    let [a, b, c, d] = id.to_be_bytes();
+    let [e, f] = number.to_be_bytes();
+    [a, b, c, d, e, f]
 }
 
-/// Makes all dictionaries known. One that is damaged is damage to the index, which does not keep the store from being opened: only
+/// Puts dictionaries together from their pieces, which come in the order of their keys.
+#[derive(Default)]
+pub struct Assembly {
+    /// The dictionary so far, how many bytes its content has in the end, and the number of the next piece.
+    begun: Option<(Dictionary, usize, u16)>,
+}
+
+impl Assembly {
+    /// Takes the next piece. Gives the dictionary of which it is the last. One of which a piece is missing never comes.
+    ///
+    /// # Errors
+    /// Where the piece is damaged; what was begun is given up then.
+    pub fn take(&mut self, key: &[u8], value: &[u8]) -> Result<Option<Dictionary>, StoreError> {
+        let begun = self.begun.take();
+        let (id, number, mut fields) = piece(key, value)?;
+        let (dictionary, bytes, next) = match begun {
+            _ if number == 0 => {
+                let (create_time, sequence) = (fields.time()?, fields.u64()?);
+                let mut number = || fields.bytes().map(u32::from_be_bytes);
+                let (samples, gain) = (number()?, Gain { plain: number()?, with_dictionary: number()? });
+                let bytes = number()? as usize;
+                (Dictionary { id, create_time, sequence, samples, gain, content: Vec::new() }, bytes, 1)
+            }
+            Some((mut dictionary, bytes, next)) if dictionary.id == id && number == next => {
+                dictionary.content.extend_from_slice(fields.rest());
+                (dictionary, bytes, next.saturating_add(1))
+            }
+            _ => return Ok(None),
+        };
+        if dictionary.content.len() >= bytes {
+            return if dictionary.content.len() == bytes { Ok(Some(dictionary)) } else { Err(fields.damaged()) };
+        }
+        self.begun = Some((dictionary, bytes, next));
+        Ok(None)
+    }
+}
+
+/// Opens a piece: the id of its dictionary, its number, what it holds.
+pub fn piece<'a>(key: &[u8], value: &'a [u8]) -> Result<(u32, u16, Fields<'a>), StoreError> {
+    let fields = unseal(Tree::Dictionaries, key, value)?;
+    let parts =
+        key.split_first_chunk::<4>().and_then(|(id, number)| Some((u32::from_be_bytes(*id), u16::from_be_bytes(number.try_into().ok()?))));
+    let (id, number) = parts.filter(|(id, _)| *id > 0).ok_or_else(|| fields.damaged())?;
+    Ok((id, number, fields))
+}
+
+/// Makes all dictionaries known that are whole. One that is damaged is damage to the index, which does not keep the store from being opened: only
 /// the articles that need it cannot be read until then.
 pub fn load(trees: &Trees) -> Result<(), StoreError> {
-    let mut sound = Vec::new();
+    let (mut sound, mut assembly) = (Vec::new(), Assembly::default());
     for entry in trees.tree(Tree::Dictionaries).iter() {
         let (key, value) = entry.map_err(sled_error)?;
-        match decode(&key, &value) {
-            Ok(dictionary) => sound.push(dictionary),
+        match assembly.take(&key, &value) {
+            Ok(dictionary) => sound.extend(dictionary),
             Err(error) => trees.damage().note_index(&error),
         }
     }
+    sound.retain(|dictionary| !trees.compression().knows(dictionary.id));
     trees.compression().add(sound);
     Ok(())
 }
@@ -103,7 +153,7 @@ impl Learning {
 
     /// Learns until no more samples are offered.
     pub fn run(mut self) {
-        // A training takes half a second of CPU, and nobody waits for it.
+        // A training takes a good part of a second, and nobody waits for it.
         lower_priority();
         while let Ok(sample) = self.offered.recv() {
             self.learner.offer(&sample);
@@ -208,18 +258,45 @@ pub mod tests {
         let create_time = Timestamp::from_micros(1_714_550_400_000_000).unwrap();
         let gain = Gain { plain: 7, with_dictionary: 6 };
         let dictionary = Dictionary { id: 3, create_time, sequence: 5, samples: 4, gain, content: b"what zstd knows".to_vec() };
-        let Mutation { tree, key, value } = mutation(&dictionary);
-        let value = value.unwrap();
-        let golden = "01a4689a3981e6d2990006175fdf8aa000000000000000000500000004000000070000000677686174207a737464206b6e6f7773";
-        let hex: String = value.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!((tree, &key[..], &hex[..]), (Tree::Dictionaries, &[0, 0, 0, 3][..], golden));
-        assert_eq!(decode(&key, &value).unwrap(), dictionary);
-        for at in 0..value.len() {
-            let mut damaged = value.clone();
-            damaged[at] ^= 1;
-            assert!(decode(&key, &damaged).is_err() && decode(&key, &value[..at]).is_err(), "{at}");
+        let golden = [
+            ("000000030000", "019c6f36c4bdf55afb0006175fdf8aa00000000000000000050000000400000007000000060000000f"),
+            ("000000030001", "01cc7d2813940482d277686174207a737464206b6e6f7773"),
+        ];
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let written: Vec<_> = mutations(&dictionary).map(|Mutation { key, value, .. }| (key, value.unwrap())).collect();
+        let text: Vec<_> = written.iter().map(|(key, value)| (hex(key), hex(value))).collect();
+        let text: Vec<_> = text.iter().map(|(key, value)| (&key[..], &value[..])).collect();
+        assert_eq!(text, golden);
+        let whole: Vec<_> = assembled(&written).into_iter().map(Result::unwrap).collect();
+        assert_eq!(whole, [None, Some(dictionary)]);
+        for (number, (_, value)) in written.iter().enumerate() {
+            for at in 0..value.len() {
+                let mut damaged = written.clone();
+                damaged[number].1[at] ^= 1;
+                assert!(assembled(&damaged).iter().any(Result::is_err), "{number} {at}");
+                damaged[number].1 = value[..at].to_vec();
+                assert!(assembled(&damaged).iter().any(Result::is_err), "{number} {at}");
+            }
         }
-        assert!(decode(&[0, 0, 0, 4], &value).is_err());
+    }
+
+    fn assembled(pieces: &[(Vec<u8>, Vec<u8>)]) -> Vec<Result<Option<Dictionary>, StoreError>> {
+        let mut assembly = Assembly::default();
+        pieces.iter().map(|(key, value)| assembly.take(key, value)).collect()
+    }
+
+    #[test]
+    fn a_dictionary_without_one_of_its_pieces_is_none_and_the_next_one_is_whole() {
+        let large = |id| Dictionary { id, content: vec![7; 5 * PIECE_BYTES], ..dictionary(1) };
+        let pieces: Vec<_> = [1, 2].iter().flat_map(|id| mutations(&large(*id)).collect::<Vec<_>>()).collect();
+        let pieces: Vec<_> = pieces.into_iter().map(|Mutation { key, value, .. }| (key, value.unwrap())).collect();
+        assert_eq!(pieces.len(), 12);
+        for missing in 0..6 {
+            let mut rest = pieces.clone();
+            rest.remove(missing);
+            let assembled: Vec<_> = assembled(&rest).into_iter().flat_map(Result::ok).flatten().map(|found| found.id).collect();
+            assert_eq!(assembled, [2], "{missing}");
+        }
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -235,8 +312,8 @@ pub mod tests {
             assert_eq!(findings(&store).await, []);
             let tree = store.trees.tree(Tree::Dictionaries);
             match missing {
-                true => tree.remove(damaged.to_be_bytes()),
-                false => tree.insert(damaged.to_be_bytes(), vec![1; 100]),
+                true => tree.remove(piece_key(damaged, 1)),
+                false => tree.insert(piece_key(damaged, 1), vec![1; 100]),
             }
             .unwrap();
             store.close().await.unwrap();

@@ -246,7 +246,7 @@ impl<'a> Group<'a> {
     pub fn add_dictionary(&mut self, dictionary: &Dictionary) {
         self.grows = true;
         self.state.last_dictionary = self.state.last_dictionary.max(dictionary.id);
-        self.mutations.push(dictionaries::mutation(dictionary));
+        self.mutations.extend(dictionaries::mutations(dictionary));
     }
 
     /// Gives a segment up that holds nothing any more: its file can go when the group is durable. One of which a payload is in use

@@ -12,7 +12,8 @@
 //! | streams | id of an ingest stream | its position |
 //! | streams | id, 0, `h`, number of the item after them (8 bytes) | hashes of items, one after the other |
 //! | streams | id, 0, `r`, how many were rejected up to them (8 bytes) | rejections, one after the other |
-//! | dictionaries | id (4 bytes) | when it was trained, changes by then, samples, what it made of others; the compression dictionary |
+//! | dictionaries | id (4 bytes), 0 (2 bytes) | when it was trained, changes by then, samples, what it made of others, its bytes |
+//! | dictionaries | id, 1, 2 ... (2 bytes) | the compression dictionary, piece by piece |
 //! | state | `state` | group, sequence, totals; what was dropped of revisions and trimmed of changes; the last dictionary |
 //!
 //! All numbers are big-endian, so that the order of bytes is the order of the numbers. A URL key and the id of a stream

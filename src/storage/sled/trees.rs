@@ -156,25 +156,20 @@ impl Trees {
     pub fn apply(&self, mutations: Vec<Mutation>) -> Result<(), StoreError> {
         let _applying = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
         let pin = self.pins.current();
-        let mut learned = Vec::new();
+        let mut learned = false;
         for mutation in mutations {
             if let Some(pin) = &pin {
                 pin.note(&mutation, || self.get(mutation.tree, &mutation.key))?;
             }
             let Mutation { tree, key, value } = mutation;
-            if let (Tree::Dictionaries, Some(value)) = (tree, &value) {
-                learned.push(dictionaries::decode(&key, value)?);
-            }
+            learned |= tree == Tree::Dictionaries;
             match value {
                 Some(value) => self.tree(tree).insert(key, value),
                 None => self.tree(tree).remove(key),
             }
             .map_err(sled_error)?;
         }
-        if !learned.is_empty() {
-            self.compression.add(learned);
-        }
-        Ok(())
+        if learned { dictionaries::load(self) } else { Ok(()) }
     }
 
     /// Makes everything applied so far durable. sled's own flush only hands it to the operating system.

@@ -134,7 +134,7 @@ fn look(trees: &Trees, tree: Tree, key: &[u8], value: &[u8]) -> Result<Looked, S
         Tree::Tombstones => sound(keys::parse_article_key(key).and_then(|_| Tombstone::decode(key, value)).map(drop)),
         Tree::Streams if keys::is_stream_detail(key) => sound(streams::check_detail(trees, key, value)),
         Tree::Streams => sound(keys::parse_stream_key(key).and_then(|_| entry::decode_position(key, value)).map(drop)),
-        Tree::Dictionaries => sound(dictionaries::decode(key, value).map(drop)),
+        Tree::Dictionaries => sound(dictionaries::piece(key, value).map(drop)),
         Tree::Segments | Tree::State => Ok(Looked::default()),
     }
 }
