@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::output::bytes;
 use super::{CommandError, ServerArgs};
 use crate::article::Timestamp;
-use crate::client::v1::{CompressionCost, Durability, Retention, StoreCompression};
+use crate::client::v1::{CompressionCost, CompressionDictionary, Durability, Retention, StoreCompression};
 
 /// Tells what the store holds and what it takes.
 #[derive(Debug, Args)]
@@ -89,8 +89,7 @@ pub async fn run(args: StatusArgs) -> Result<(), CommandError> {
 fn compression_json(compression: &StoreCompression) -> Value {
     let StoreCompression { dictionary_count, dictionary_bytes, dictionary, compressed, decompressed } = compression;
     let dictionary = dictionary.as_ref();
-    let time = dictionary.and_then(|dictionary| dictionary.create_time);
-    let time = time.and_then(|time| Timestamp::from_parts(time.seconds, time.nanos).ok()).map(|time| time.to_string());
+    let time = dictionary.and_then(trained).map(|time| time.to_string());
     let (compressed, decompressed) = (compressed.unwrap_or_default(), decompressed.unwrap_or_default());
     json!({
         "dictionary_count": dictionary_count, "dictionary_bytes": dictionary_bytes,
@@ -102,16 +101,23 @@ fn compression_json(compression: &StoreCompression) -> Value {
     })
 }
 
+/// When a dictionary was trained.
+fn trained(dictionary: &CompressionDictionary) -> Option<Timestamp> {
+    let time = dictionary.create_time?;
+    Timestamp::from_parts(time.seconds, time.nanos).ok()
+}
+
 /// Which dictionaries a server has, as people say it.
 fn dictionaries(compression: &StoreCompression) -> String {
     let StoreCompression { dictionary_count, dictionary_bytes, dictionary, .. } = compression;
     match dictionary {
         None => "without a dictionary yet".to_owned(),
         Some(dictionary) => format!(
-            "with dictionary {} of {dictionary_count} ({} in all), learned from {} articles",
+            "with dictionary {} of {dictionary_count} ({} in all), learned from {} articles{}",
             dictionary.dictionary_id,
             bytes(*dictionary_bytes),
-            dictionary.sample_count
+            dictionary.sample_count,
+            trained(dictionary).map(|time| format!(" at {time}")).unwrap_or_default()
         ),
     }
 }
