@@ -25,6 +25,9 @@ const MAX_CONTENT_BYTES: u32 = 1 << 30;
 /// Bytes of a content that are a sample: dictionaries help with beginnings, and samples wait in memory.
 const SAMPLE_BYTES: usize = 32 << 10;
 
+/// Bytes of a buffer that a thread keeps for the next content.
+const KEPT_BUFFER_BYTES: usize = 256 << 10;
+
 /// zstd's levels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Levels {
@@ -32,13 +35,15 @@ pub struct Levels {
     pub plain: i32,
     /// With one.
     pub dictionary: i32,
+    /// Contents of more bytes are encoded without: they gain little, and take longer.
+    pub dictionary_up_to: usize,
 }
 
 impl Levels {
     /// For articles as they come: ARCHITECTURE.md has the figures that decided.
-    pub const ARRIVING: Self = Self { plain: 1, dictionary: 1 };
+    pub const ARRIVING: Self = Self { plain: 1, dictionary: 1, dictionary_up_to: 16 << 10 };
     /// For compaction, which nobody waits for.
-    pub const COMPACTING: Self = Self { plain: 9, dictionary: 9 };
+    pub const COMPACTING: Self = Self { plain: 9, dictionary: 9, dictionary_up_to: usize::MAX };
 }
 
 /// What a store has learned, and what using it costs.
@@ -111,9 +116,9 @@ impl Meter {
 
 thread_local! {
     // Contexts of a few hundred kilobytes that are costly to set up and free to use again. Dictionaries are lent to them for one call
-    // at a time.
-    static COMPRESSOR: RefCell<Option<CCtx<'static>>> = const { RefCell::new(None) };
-    static DECOMPRESSOR: RefCell<Option<DCtx<'static>>> = const { RefCell::new(None) };
+    // at a time. The buffers beside them spare the allocator blocks of many kilobytes that live for a moment.
+    static COMPRESSOR: RefCell<(Option<CCtx<'static>>, Vec<u8>)> = const { RefCell::new((None, Vec::new())) };
+    static DECOMPRESSOR: RefCell<(Option<DCtx<'static>>, Vec<u8>)> = const { RefCell::new((None, Vec::new())) };
 }
 
 impl Default for Compression {
@@ -214,7 +219,8 @@ impl Compression {
         let begun = Instant::now();
         let (encoder, plain) = {
             let known = self.read();
-            (known.encoder.clone(), known.levels.plain)
+            let levels = known.levels;
+            (known.encoder.clone().filter(|_| content.len() <= levels.dictionary_up_to), levels.plain)
         };
         let smaller = |payload: &Vec<u8>| payload.len() < content.len();
         let with_dictionary = encoder.and_then(|encoder| Some((encoder.id(), encoder.compress(content).filter(smaller)?)));
@@ -224,26 +230,33 @@ impl Compression {
         encoded
     }
 
-    /// Decodes what [`encode`](Self::encode) made of a content of so many bytes.
+    /// Decodes what [`encode`](Self::encode) made of a content of so many bytes, and gives what `read` makes of that.
     ///
     /// # Errors
     /// [`RecordError::Dictionary`] where the dictionary is not there, and [`RecordError::Payload`] where zstd makes no sense of the
-    /// payload, or something else of it than so many bytes.
-    pub fn decode(&self, dictionary: u32, payload: &[u8], content_bytes: u32) -> Result<Vec<u8>, RecordError> {
+    /// payload, or something else of it than so many bytes; and those of `read`.
+    pub fn decode<T>(
+        &self,
+        dictionary: u32,
+        payload: &[u8],
+        content_bytes: u32,
+        read: impl FnOnce(&[u8]) -> Result<T, RecordError>,
+    ) -> Result<T, RecordError> {
         let begun = Instant::now();
         let stated = zstd_safe::get_frame_content_size(payload).ok().flatten();
         if content_bytes > MAX_CONTENT_BYTES || stated != Some(content_bytes.into()) {
             return Err(RecordError::Payload("its length is not what it should be".into()));
         }
-        let content = if dictionary == 0 {
-            decompress(payload, content_bytes, None)
-        } else {
-            let decoder = self.read().dictionaries.get(&dictionary).cloned();
-            let decoder = decoder.ok_or(RecordError::Dictionary(dictionary))?;
-            decompress(payload, content_bytes, Some(decoder.prepared().ok_or(RecordError::Dictionary(dictionary))?))
-        }?;
-        self.decoded.count(content.len(), payload.len(), begun.elapsed());
-        Ok(content)
+        let read = |content: &[u8]| {
+            self.decoded.count(content.len(), payload.len(), begun.elapsed());
+            read(content)
+        };
+        if dictionary == 0 {
+            return decompress(payload, content_bytes, None, read);
+        }
+        let decoder = self.read().dictionaries.get(&dictionary).cloned();
+        let decoder = decoder.ok_or(RecordError::Dictionary(dictionary))?;
+        decompress(payload, content_bytes, Some(decoder.prepared().ok_or(RecordError::Dictionary(dictionary))?), read)
     }
 
     fn encoder(&self) -> Option<Arc<Encoder>> {
@@ -276,31 +289,50 @@ fn compress_with(content: &[u8], dictionary: &CDict<'_>) -> Option<Vec<u8>> {
 }
 
 fn with_compressor(content: &[u8], run: impl FnOnce(&mut CCtx<'static>, &mut Vec<u8>) -> zstd_safe::SafeResult) -> Option<Vec<u8>> {
-    COMPRESSOR.with_borrow_mut(|slot| {
+    COMPRESSOR.with_borrow_mut(|(slot, buffer)| {
         if slot.is_none() {
             *slot = CCtx::try_create();
         }
-        let mut buffer = Vec::with_capacity(zstd_safe::compress_bound(content.len()));
-        run(slot.as_mut()?, &mut buffer).ok()?;
-        Some(buffer)
+        buffer.clear();
+        buffer.reserve(zstd_safe::compress_bound(content.len()));
+        let done = run(slot.as_mut()?, buffer).ok();
+        let compressed = done.map(|_| buffer.as_slice().to_vec());
+        forget_large(buffer);
+        compressed
     })
 }
 
-fn decompress(payload: &[u8], content_bytes: u32, dictionary: Option<&DDict<'_>>) -> Result<Vec<u8>, RecordError> {
-    DECOMPRESSOR.with_borrow_mut(|slot| {
+fn decompress<T>(
+    payload: &[u8],
+    content_bytes: u32,
+    dictionary: Option<&DDict<'_>>,
+    read: impl FnOnce(&[u8]) -> Result<T, RecordError>,
+) -> Result<T, RecordError> {
+    DECOMPRESSOR.with_borrow_mut(|(slot, content)| {
         let no_memory = || RecordError::Payload("there is no memory to decode it".into());
         if slot.is_none() {
             *slot = DCtx::try_create();
         }
         let context = slot.as_mut().ok_or_else(no_memory)?;
-        let mut content = Vec::with_capacity(content_bytes as usize);
+        content.clear();
+        content.reserve(content_bytes as usize);
         let decoded = match dictionary {
-            Some(dictionary) => context.decompress_using_ddict(&mut content, payload, dictionary),
-            None => context.decompress(&mut content, payload),
+            Some(dictionary) => context.decompress_using_ddict(content, payload, dictionary),
+            None => context.decompress(content, payload),
         };
-        decoded.map_err(|code| RecordError::Payload(zstd_safe::get_error_name(code).into()))?;
-        if content.len() == content_bytes as usize { Ok(content) } else { Err(RecordError::Short) }
+        let decoded = decoded.map_err(|code| RecordError::Payload(zstd_safe::get_error_name(code).into()));
+        let short = content.len() != content_bytes as usize;
+        let result = decoded.and_then(|_| if short { Err(RecordError::Short) } else { read(content) });
+        forget_large(content);
+        result
     })
+}
+
+/// A thread keeps no more than it usually needs.
+fn forget_large(buffer: &mut Vec<u8>) {
+    if buffer.capacity() > KEPT_BUFFER_BYTES {
+        *buffer = Vec::new();
+    }
 }
 
 #[cfg(test)]

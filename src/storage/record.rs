@@ -224,7 +224,9 @@ impl RecordHeader {
         }
         let article = match self.codec {
             Codec::Raw => content::decode(&self.head.key, payload),
-            Codec::Zstd => content::decode(&self.head.key, &compression.decode(self.dictionary, payload, self.content_bytes)?),
+            Codec::Zstd => {
+                compression.decode(self.dictionary, payload, self.content_bytes, |content| content::decode(&self.head.key, content))
+            }
         }?;
         Ok(StoredArticle { head: self.head, article })
     }
