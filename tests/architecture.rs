@@ -30,6 +30,7 @@ const TOP_LEVEL: &[&str] = &[
     "benches",
     "clients",
     "deploy",
+    "docs",
     // Tool files, and what the tools leave behind.
     ".ci",
     ".git",

@@ -16,7 +16,7 @@ const MAX_SAMPLES_BYTES: usize = 4 << 20;
 /// Samples that a training takes at least, and their bytes where there are not as many as can be kept.
 const MIN_SAMPLES: u64 = 625;
 const MIN_SAMPLES_BYTES: usize = 2 << 20;
-/// A dictionary's bytes at most: with 32 KiB real articles become 2.57x smaller at level 1, with 16 and 64 KiB 2.55x.
+/// A dictionary's bytes at most: at level 1, 16 and 64 KiB make real articles no smaller than 32 KiB do.
 const DICTIONARY_BYTES: usize = 32 << 10;
 /// zstd advises some hundred times as many bytes of samples as of dictionary. Where there are fewer than this, it is made smaller.
 const SAMPLES_TO_DICTIONARY: usize = 32;
