@@ -33,7 +33,7 @@ async fn a_store_learns_and_everything_stays_readable() {
     let before = status(&daemon).await;
     assert_eq!((&before["dictionary_count"], &before["dictionary_id"]), (&0.into(), &serde_json::Value::Null), "{before}");
     assert_eq!((&before["compressed_article_count"], &before["compress_micros_mean"]), (&0.into(), &serde_json::Value::Null), "{before}");
-    // A thousand samples are needed, and under load not every article is taken for one.
+    // Hundreds of samples are needed, and under load not every article is taken for one.
     let mut stored = 0;
     until("learning a dictionary", async || {
         store(&daemon, &of_a_site(stored..stored + 100)).await;
@@ -41,7 +41,7 @@ async fn a_store_learns_and_everything_stays_readable() {
         dictionary_count(&daemon).await == 1
     })
     .await;
-    assert!(stored >= 1000, "{stored}");
+    assert!(stored >= 600, "{stored}");
     let without = status(&daemon).await;
     let total = stored + 800;
     store(&daemon, &of_a_site(stored..total)).await;
@@ -53,7 +53,7 @@ async fn a_store_learns_and_everything_stays_readable() {
     };
     assert!(ratio(Some(&without), &with) > 1.05 * ratio(None, &without), "{without} {with}");
     assert_eq!((&with["dictionary_id"], &with["compressed_article_count"]), (&1.into(), &total.into()), "{with}");
-    assert!(number(&with, "dictionary_sample_count") >= 800.0 && number(&with, "dictionary_bytes") > 8000.0, "{with}");
+    assert!(number(&with, "dictionary_sample_count") >= 500.0 && number(&with, "dictionary_bytes") > 8000.0, "{with}");
     assert!(number(&with, "compress_micros_mean") > 0.0 && with["dictionary_create_time"].is_string(), "{with}");
     let told = succeed(&["status", "--server", &daemon.address]).await;
     assert!(told.contains("with dictionary 1 of 1"), "{told}");
@@ -120,7 +120,7 @@ async fn a_kill_right_after_learning_loses_neither_articles_nor_the_dictionary()
     until("learning a dictionary", async || dictionary_count(&daemon).await == 1).await;
     daemon.kill();
     let acknowledged = writer.await.unwrap();
-    assert!(acknowledged.len() >= 1000, "{}", acknowledged.len());
+    assert!(acknowledged.len() >= 600, "{}", acknowledged.len());
     daemon.start_again().await;
     assert_eq!(status(&daemon).await["dictionary_id"], 1);
     let found = everything(&daemon).await;
