@@ -29,6 +29,7 @@ pub type Run = (u64, Vec<Change>);
 
 thread_local! {
     static COMPRESSOR: RefCell<Option<zstd::bulk::Compressor<'static>>> = const { RefCell::new(None) };
+    static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
 }
 
 /// The keys and values of the entries for changes with ascending numbers.
@@ -64,9 +65,10 @@ pub fn encode(first: u64, changes: &[Change]) -> Vec<u8> {
         content.extend_from_slice(&(4 + change.key.url.key().len() as u16).to_be_bytes());
         put_change(&mut content, change);
     }
-    match compressed(&content[1..]) {
-        Some(compressed) if content.len() >= SMALL_BYTES => seal(Tree::Changes, &key, &[&[COMPRESSED_RUN], &compressed[..]].concat()),
-        _ => seal(Tree::Changes, &key, &content),
+    let compressed = if content.len() < SMALL_BYTES { None } else { compressed(&content[1..]) };
+    match compressed {
+        Some(compressed) => seal(Tree::Changes, &key, &[&[COMPRESSED_RUN], &compressed[..]].concat()),
+        None => seal(Tree::Changes, &key, &content),
     }
 }
 
@@ -93,6 +95,18 @@ fn compressed(content: &[u8]) -> Option<Vec<u8>> {
     compressed.filter(|compressed| compressed.len() < content.len())
 }
 
+/// `None` where zstd makes no sense of it, or it is larger than any run.
+fn decompressed(compressed: &[u8]) -> Option<Vec<u8>> {
+    let bytes = zstd::zstd_safe::get_frame_content_size(compressed).ok().flatten()?;
+    let bytes = usize::try_from(bytes).ok().filter(|bytes| *bytes <= MAX_BYTES)?;
+    DECOMPRESSOR.with_borrow_mut(|slot| {
+        if slot.is_none() {
+            *slot = zstd::bulk::Decompressor::new().ok();
+        }
+        slot.as_mut()?.decompress(compressed, bytes).ok()
+    })
+}
+
 /// The changes of an entry.
 ///
 /// # Errors
@@ -104,7 +118,7 @@ pub fn decode(key: &[u8], value: &[u8]) -> Result<Run, StoreError> {
     let run = match content.split_first() {
         Some((&RUN, run)) => decode_run(first, run),
         Some((&COMPRESSED_RUN, compressed)) => {
-            let run = zstd::bulk::decompress(compressed, MAX_BYTES).map_err(|_| fields.damaged())?;
+            let run = decompressed(compressed).ok_or_else(|| fields.damaged())?;
             decode_run(first, &run)
         }
         _ => take_change(first, content).map(|change| vec![change]),
