@@ -16,6 +16,7 @@ publish-before-fsync     faults  slow_sync
 checksum-unchecked       faults  damage
 index-entry-left-out     faults  kills
 sequence-check-ignored   daemon  older_files
+last-frame-not-synced    faults  crash_images
 "
 
 cargo test --release --locked --features planted-faults --test faults --test daemon --no-run || exit 1

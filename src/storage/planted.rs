@@ -18,6 +18,8 @@ pub enum Fault {
     IndexEntryLeftOut,
     /// Opening does not compare sled's state, the checkpoint and the journal: `sequence-check-ignored`.
     SequenceCheckIgnored,
+    /// Opening does not make the journal's last frame durable: `last-frame-not-synced`.
+    LastFrameNotSynced,
 }
 
 /// Whether this fault is planted in this process.
@@ -32,6 +34,7 @@ pub fn planted(fault: Fault) -> bool {
         Fault::ChecksumUnchecked => "checksum-unchecked",
         Fault::IndexEntryLeftOut => "index-entry-left-out",
         Fault::SequenceCheckIgnored => "sequence-check-ignored",
+        Fault::LastFrameNotSynced => "last-frame-not-synced",
     };
     NAMED.get_or_init(|| std::env::var("DATELINE_PLANTED_FAULT").ok()).as_deref() == Some(name)
 }

@@ -66,8 +66,9 @@ struct Session {
 }
 
 impl Session {
-    /// Records some lives of a daemon. A third of them are stopped, with a checkpoint; the others are killed, so that the next
-    /// recovers.
+    /// Records some lives of a daemon. A third of them are stopped, with a checkpoint; the others are killed while their clients
+    /// write, so that the next recovers. What a life shows its clients of the writes that were under way, a later power cut must
+    /// not take back.
     async fn record(scratch: &Scratch, lives: usize, chance: &mut fastrand::Rng) -> Result<Self, String> {
         let root = scratch.path().join("recorded");
         std::fs::create_dir(&root).map_err(|error| format!("cannot create {}: {error}", root.display()))?;
@@ -79,16 +80,18 @@ impl Session {
             let launch = Launch::on(&root.join("data")).under(recording(&trace));
             let daemon = launch.must_listen().await?;
             let keys = if chance.bool() { KEYS } else { KEYS / 8 };
+            settle(&daemon.connect().await?, &session.oracle, chance).await?;
             let load = Load::start(&daemon, &session.oracle, Mix::of(Texts::Mixed, keys), chance).await?;
             sleep(Duration::from_millis(chance.u64(150..400))).await; // ok: how much is written is drawn by lot
-            session.acknowledged += load.finish().await?.acknowledged();
-            if chance.u8(..3) == 0 {
+            let counters = if chance.u8(..3) == 0 {
+                let counters = load.finish().await?;
                 daemon.stop().await?;
+                counters
             } else {
-                // What is under way when a process is killed cannot be known, so nothing is.
-                sleep(Duration::from_millis(100)).await; // ok: nobody writes any more
                 daemon.kill().await?;
-            }
+                load.finish().await?
+            };
+            session.acknowledged += counters.acknowledged();
             reader.read(&trace, &root)?;
             remove_traces(scratch, &trace)?;
         }

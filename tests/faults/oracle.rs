@@ -193,7 +193,7 @@ impl Oracle {
 
     /// What is there after a restart; from here on that is certain. Gives whether a write in flight is in it.
     pub fn observe(&mut self, key: usize, found: Option<&v1::Article>) -> Result<Option<bool>, String> {
-        let history = &mut self.keys[key];
+        let history = &self.keys[key];
         let states = history.reachable();
         let matches = |article: &Option<Arc<v1::Article>>, revision: u64| match (article, found) {
             (None, None) => true,
@@ -203,11 +203,10 @@ impl Oracle {
         let fitting: Vec<_> = states.iter().filter(|state| matches(&state.article, state.revision)).cloned().collect();
         if let Some(allowed) = history.allow(fitting) {
             let landed = (!history.in_flight.is_empty()).then(|| !history.possible.iter().any(|state| allowed.contains(state)));
-            history.settle(allowed);
+            self.take(Event::Observed { key, states: allowed })?;
             if let Some(found) = found {
                 let time = found.update_time.map(|time| (time.seconds, time.nanos));
-                let told = history.time_of(found.revision as u64, time);
-                return told.map(|()| landed).map_err(|text| self.about(key, &text));
+                self.take(Event::SawArticle { key, revision: found.revision as u64, hash: hash(found), time })?;
             }
             return Ok(landed);
         }
@@ -273,6 +272,10 @@ impl Oracle {
                 Ok(())
             }
             Event::StreamFound { stream, next_item } => self.stream_stands(&stream, next_item),
+            Event::Observed { key, states } => {
+                self.keys[key].settle(states);
+                Ok(())
+            }
         }
     }
 

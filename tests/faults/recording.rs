@@ -4,6 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 /// What is recorded, and calls that must not occur on the recorded files, since a replay does not know them.
@@ -58,7 +59,7 @@ enum Open {
 }
 
 impl Reader {
-    /// Takes in the recording of one life. `root` is the folder whose contents count.
+    /// Takes in the recording of one life, which has ended. `root` is the folder whose contents count.
     pub fn read(&mut self, prefix: &Path, root: &Path) -> Result<(), String> {
         let (folder, name) = (prefix.parent().unwrap_or(root), prefix.file_name().unwrap_or_default().to_string_lossy().into_owned());
         let failed = |error| format!("no recording of system calls: {error}");
@@ -72,6 +73,9 @@ impl Reader {
                 }
             }
         }
+        // A call that the end of the life cut short may have done something as late as then.
+        let end = calls.iter().map(|call| call.ended).max().unwrap_or_default();
+        calls.iter_mut().filter(|call| call.result.is_none()).for_each(|call| call.ended = end);
         // A descriptor is free when its close begins, and taken when its open has ended.
         calls.sort_by_key(|call| if call.name == "close" { call.began } else { call.ended });
         let root = format!("{}/", root.display());
@@ -106,17 +110,29 @@ impl Reader {
             open.remove(&descriptor);
             return Ok(());
         }
-        // What failed did nothing.
-        if call.result.is_some_and(|result| result < 0) {
+        // What failed did nothing; whether a call that was cut short did something, its files tell.
+        let happened = match call.result {
+            Some(result) => result >= 0,
+            None => {
+                let exists = |number: usize| below(number).is_some_and(|path| Path::new(&format!("{root}{path}")).exists());
+                match call.name.as_str() {
+                    "openat" | "mkdir" => exists(0) && below(0).is_some_and(|path| !self.is_known(&path)),
+                    "rename" => !exists(0) && exists(1),
+                    "unlink" | "unlinkat" | "rmdir" => !exists(0) && below(0).is_some_and(|path| self.is_known(&path)),
+                    "pwrite64" | "write" | "ftruncate" => true,
+                    _ => false,
+                }
+            }
+        };
+        if !happened {
             return Ok(());
         }
         let mut operations = Vec::new();
         match (call.name.as_str(), open.get_mut(&descriptor)) {
             ("openat", _) => {
                 let Some(path) = below(0) else { return Ok(()) };
-                let descriptor = call.result.ok_or("it did not end")?;
                 if path.is_empty() || self.folders.contains(&path) {
-                    open.insert(descriptor, Open::Folder(path));
+                    open.extend(call.result.map(|descriptor| (descriptor, Open::Folder(path))));
                     return Ok(());
                 }
                 let file = match self.names.get(&path) {
@@ -134,20 +150,18 @@ impl Reader {
                 if call.flags.contains("O_TRUNC") {
                     operations.push(Operation::SetLength { file, length: 0 });
                 }
-                open.insert(descriptor, Open::File { file, at: 0 });
+                open.extend(call.result.map(|descriptor| (descriptor, Open::File { file, at: 0 })));
             }
             ("pwrite64", Some(Open::File { file, .. })) => {
-                let written = call.result.map_or(call.bytes.len(), |result| result as usize);
                 let at = call.numbers.get(2).copied().ok_or("its place is not recorded")? as u64;
+                let written = call.result.map_or_else(|| self.found(root, *file, at, &call.bytes), |result| result as usize);
                 operations.push(Operation::Write { file: *file, at, bytes: call.bytes[..written].to_vec() });
             }
             ("write", Some(Open::File { file, at })) => {
-                let written = call.result.map_or(call.bytes.len(), |result| result as usize);
+                let written = call.result.map_or_else(|| self.found(root, *file, *at, &call.bytes), |result| result as usize);
                 operations.push(Operation::Write { file: *file, at: *at, bytes: call.bytes[..written].to_vec() });
                 *at += written as u64;
             }
-            // A sync that did not end made nothing durable.
-            ("fsync" | "fdatasync", Some(_)) if call.result.is_none() => {}
             ("fsync" | "fdatasync", Some(Open::File { file, .. })) => operations.push(Operation::Sync { file: *file }),
             ("fsync" | "fdatasync", Some(Open::Folder(path))) => operations.push(Operation::SyncFolder { path: path.clone() }),
             // Starts writing, waits perhaps, and makes nothing durable: the disk's cache is not flushed, nor is the length.
@@ -155,6 +169,10 @@ impl Reader {
             ("lseek", Some(Open::File { at, .. })) => *at = call.result.unwrap_or_default() as u64,
             ("ftruncate", Some(Open::File { file, .. })) => {
                 let length = call.numbers.get(1).copied().ok_or("its length is not recorded")? as u64;
+                let there = self.path(root, *file).and_then(|path| fs::metadata(path).ok()).map(|file| file.len());
+                if call.result.is_none() && there != Some(length) {
+                    return Ok(());
+                }
                 operations.push(Operation::SetLength { file: *file, length });
             }
             ("rename", _) => {
@@ -180,6 +198,27 @@ impl Reader {
         }
         self.operations.extend(operations.into_iter().map(|operation| Recorded { began: call.began, ended: call.ended, operation }));
         Ok(())
+    }
+
+    fn is_known(&self, path: &str) -> bool {
+        self.names.contains_key(path) || self.folders.contains(path)
+    }
+
+    /// Where a file is now.
+    fn path(&self, root: &str, file: FileNumber) -> Option<String> {
+        self.names.iter().find(|(_, number)| **number == file).map(|(path, _)| format!("{root}{path}"))
+    }
+
+    /// How many of these bytes are in a file: as many as a write that was cut short wrote, or could have written.
+    fn found(&self, root: &str, file: FileNumber, at: u64, bytes: &[u8]) -> usize {
+        let mut there = vec![0; bytes.len()];
+        let mut read = 0;
+        // What cannot be read was not written; if it was, the recording does not lead to what is there, which is noticed.
+        let file = self.path(root, file).and_then(|path| fs::File::open(path).ok());
+        while let Some(more) = file.as_ref().and_then(|file| file.read_at(&mut there[read..], at + read as u64).ok()).filter(|more| *more > 0) {
+            read += more;
+        }
+        bytes.iter().zip(&there[..read]).take_while(|(written, there)| written == there).count()
     }
 
     /// A file, or a folder with everything in it.
@@ -214,13 +253,19 @@ struct Call {
     bytes: Vec<u8>,
     numbers: Vec<i64>,
     flags: String,
-    /// `None` where the process ended meanwhile.
+    /// `None` where the process ended meanwhile: whether something was done is not known.
     result: Option<i64>,
 }
 
 impl Call {
     /// Reads a line such as `1700000000.000001 pwrite64(5, "\x61", 1, 0) = 1 <0.000009>`; `None` where it is no call.
     fn parse(line: &[u8]) -> Result<Option<Self>, String> {
+        // A call that was cut short is one without a result.
+        let cut = [&b" <unfinished ...>"[..], b" <detached ...>"].into_iter().find_map(|mark| {
+            let at = line.windows(mark.len()).rposition(|window| window == mark)?;
+            Some([&line[..at], b")"].concat())
+        });
+        let line = cut.as_deref().unwrap_or(line);
         let find = |from: usize, wanted: &[u8]| line[from..].windows(wanted.len()).position(|window| window == wanted).map(|at| from + at);
         let text = |range: std::ops::Range<usize>| String::from_utf8_lossy(&line[range]).into_owned();
         let space = find(0, b" ").ok_or("a line without a time")?;
@@ -271,9 +316,10 @@ impl Call {
         let rest = text(at..line.len());
         let result = rest.split_once("= ").map(|(_, rest)| rest.split(' ').next().unwrap_or_default().to_owned());
         call.result = result.and_then(|result| result.parse().ok());
+        // A call that was cut short has no result, or no time.
         match rest.rsplit_once('<').and_then(|(_, took)| took.strip_suffix('>')) {
-            Some(took) => call.ended = began + micros(took)?,
-            None => call.result = None,
+            Some(took) if call.result.is_some() => call.ended = began + micros(took)?,
+            _ => call.result = None,
         }
         Ok(Some(call))
     }

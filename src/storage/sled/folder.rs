@@ -206,10 +206,12 @@ pub fn create_folder(path: &Path) -> Result<(), StoreError> {
     let missing: Vec<_> = path.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists()).collect();
     let created = DirBuilder::new().recursive(true).mode(0o700).create(path);
     created.map_err(|error| StoreError::io(format!("cannot create the folder {}", path.display()), error))?;
-    missing.into_iter().try_for_each(|folder| match folder.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => sync_folder(parent),
-        _ => sync_folder(Path::new(".")),
-    })
+    let parent = |folder: &Path| folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
+    // Who created it may have been killed before its name was durable. A parent that cannot be opened is somebody else's.
+    if missing.is_empty() && File::open(parent(path)).is_ok() {
+        sync_folder(&parent(path))?;
+    }
+    missing.into_iter().try_for_each(|folder| sync_folder(&parent(folder)))
 }
 
 /// Opens a file that, where it is created, only its owner can read.

@@ -105,6 +105,8 @@ fn recover(folder: &Folder, trees: &Trees, source: Source) -> Result<(Journal, S
     };
     let (path, store_id) = (folder.journal_path(), folder.store_id());
     let apply = |_, mutations| trees.apply(mutations);
+    let note = SyncedNote::open(&folder.synced_path(), store_id)?;
+    let synced = note.read();
     let (known, replayed) = match source {
         Source::Sled => {
             let checkpoint = folder.checkpoint()?;
@@ -113,20 +115,20 @@ fn recover(folder: &Folder, trees: &Trees, source: Source) -> Result<(Journal, S
                 let detail = format!("it holds groups up to {found}, but group {} was durable: restore a backup", checkpoint.group);
                 return Err(StoreError::damaged(folder.sled_path().display().to_string(), detail));
             }
-            (found, journal::replay(&path, store_id, checkpoint.group, apply)?)
+            (found, journal::replay(&path, store_id, checkpoint.group, synced, apply)?)
         }
         // A checkpoint that cannot be read says nothing; the note of what was synced still may.
         Source::Journal => {
             let durable = folder.checkpoint().map_or(0, |checkpoint| checkpoint.group);
-            (durable, journal::rebuild(&path, store_id, durable, apply)?)
+            (durable, journal::rebuild(&path, store_id, durable, synced, apply)?)
         }
     };
-    let synced = SyncedNote::open(&folder.synced_path(), store_id)?;
-    let acknowledged = known.max(synced.read());
+    let acknowledged = known.max(synced);
     if replayed.last_group < acknowledged && !planted(Fault::SequenceCheckIgnored) {
         let detail = format!("it ends with group {}, but group {acknowledged} was acknowledged: restore a backup", replayed.last_group);
         return Err(StoreError::damaged(path.display().to_string(), detail));
     }
+    note.write(replayed.last_group.max(synced))?;
     let state = stored(trees)?;
     if replayed.applied > 0 {
         tracing::info!(groups = replayed.applied, "applied what the journal held since the last checkpoint");
@@ -138,7 +140,7 @@ fn recover(folder: &Folder, trees: &Trees, source: Source) -> Result<(Journal, S
     }
     // Only now: a segment that is missing must not be taken for the new one.
     let journal = Journal::create(&path, store_id, replayed.next_number, state.group + 1)?;
-    Ok((journal, synced, state))
+    Ok((journal, note, state))
 }
 
 /// Puts a folder out of the way until what takes its place is known to be whole. What was put there before goes back first: then

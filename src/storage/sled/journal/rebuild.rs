@@ -8,13 +8,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::frame::decode_mutations;
+use super::replay::LastDurable;
 use super::{Mutation, Replay, SegmentReader, files, segment_path};
 use crate::storage::sled::entry::SegmentUsage;
 use crate::storage::sled::keys::Tree;
 use crate::storage::{StoreError, StoreId};
 
-/// Reads all groups of all needed segments, in order, and hands each to `apply`. Groups up to `durable` are known to be whole on
-/// the disk.
+/// Reads all groups of all needed segments, in order, and hands each to `apply`, the last one only once it is durable. Groups up to
+/// `durable` are known to be whole on the disk, and those up to `synced` to have been synced.
 ///
 /// # Errors
 /// Where a needed segment, or a group of one, is missing or damaged; payloads may be, which whoever reads them notices. The last
@@ -23,22 +24,25 @@ pub fn rebuild(
     folder: &Path,
     store_id: StoreId,
     durable: u64,
-    mut apply: impl FnMut(u64, Vec<Mutation>) -> Result<(), StoreError>,
+    synced: u64,
+    apply: impl FnMut(u64, Vec<Mutation>) -> Result<(), StoreError>,
 ) -> Result<Replay, StoreError> {
+    let mut groups = LastDurable::new(synced, apply);
     let files: BTreeMap<u64, PathBuf> = files(folder)?.into_iter().collect();
     let mut replay = Replay { last_group: 0, applied: 0, next_number: files.keys().last().map_or(1, |number| number + 1) };
     for (number, usage) in needed(&files, store_id, durable)? {
         let missing = || StoreError::damaged(segment_path(folder, number).display().to_string(), "it is missing");
         let path = files.get(&number).ok_or_else(missing)?;
         let mut reader = SegmentReader::open_with(path, store_id, number, usage.last_group.max(durable))?;
-        while let Some((group, content)) = reader.next_frame(0)? {
-            apply(group, decode_mutations(&content)?)?;
-            (replay.last_group, replay.applied) = (group, replay.applied + 1);
+        while let Some(frame) = reader.next_frame(0)? {
+            (replay.last_group, replay.applied) = (frame.group, replay.applied + 1);
+            groups.hand_on(&reader, frame)?;
         }
         if usage.last_group != 0 && usage.last_group != replay.last_group {
             return Err(reader.damaged(&format!("it ends with group {}, but had group {}", replay.last_group, usage.last_group)));
         }
     }
+    groups.finish()?;
     Ok(replay)
 }
 
@@ -48,9 +52,9 @@ fn needed(files: &BTreeMap<u64, PathBuf>, store_id: StoreId, durable: u64) -> Re
         let mut reader = SegmentReader::open_with(path, store_id, *number, durable)?;
         let mut needed = BTreeMap::new();
         let mut groups = 0;
-        while let Some((_, content)) = reader.next_frame(0)? {
+        while let Some(frame) = reader.next_frame(0)? {
             groups += 1;
-            for Mutation { tree, key, value } in decode_mutations(&content)? {
+            for Mutation { tree, key, value } in decode_mutations(&frame.content)? {
                 let Some(segment) = key[..].try_into().ok().map(u64::from_be_bytes).filter(|_| tree == Tree::Segments) else { continue };
                 match value {
                     Some(value) => drop(needed.insert(segment, SegmentUsage::decode(&key, &value)?)),
@@ -81,7 +85,7 @@ mod tests {
 
     fn groups(folder: &Path) -> Result<Vec<u64>, StoreError> {
         let mut groups = Vec::new();
-        rebuild(folder, STORE, 0, |group, _| {
+        rebuild(folder, STORE, 0, 0, |group, _| {
             groups.push(group);
             Ok(())
         })?;
@@ -153,7 +157,7 @@ mod tests {
             damaged[at] ^= 1;
             std::fs::write(&path, damaged).unwrap();
             let mut groups = Vec::new();
-            let rebuilt = rebuild(folder.path(), STORE, durable, |group, _| {
+            let rebuilt = rebuild(folder.path(), STORE, durable, 0, |group, _| {
                 groups.push(group);
                 Ok(())
             });

@@ -1,11 +1,12 @@
 //! Reading the journal back after a crash, and telling a cut-off end from damage.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use super::frame::{FrameHeader, HEADER_BYTES, Intact, Mutation, decode_mutations};
-use super::{BLOCK, files, header};
+use super::{BLOCK, disk_full_or, files, header};
+use crate::storage::planted::{Fault, planted};
 use crate::storage::{StoreError, StoreId};
 
 /// What replaying found.
@@ -19,7 +20,8 @@ pub struct Replay {
     pub next_number: u64,
 }
 
-/// Reads all groups after `after`, in order, and hands each to `apply`.
+/// Reads all groups after `after`, in order, and hands each to `apply`, the last one only once it is durable. Groups up to `synced`
+/// are known to be.
 ///
 /// # Errors
 /// Where a group is missing or damaged. A frame that was being written when the machine stopped, and so was never
@@ -28,9 +30,11 @@ pub fn replay(
     folder: &Path,
     store_id: StoreId,
     after: u64,
-    mut apply: impl FnMut(u64, Vec<Mutation>) -> Result<(), StoreError>,
+    synced: u64,
+    apply: impl FnMut(u64, Vec<Mutation>) -> Result<(), StoreError>,
 ) -> Result<Replay, StoreError> {
     let files = files(folder)?;
+    let mut groups = LastDurable::new(synced, apply);
     let mut replay = Replay { last_group: after, applied: 0, next_number: files.last().map_or(1, |(number, _)| number + 1) };
     // Backwards to the segment that the group after the checkpoint is in: those before it hold contents alone.
     let mut needed = Vec::new();
@@ -47,16 +51,71 @@ pub fn replay(
         if reader.first_group > *expected.get_or_insert(after + 1) {
             return Err(missing(&reader.path, reader.first_group));
         }
-        while let Some((group, content)) = reader.next_frame(after + 1)? {
-            if group > after {
-                apply(group, decode_mutations(&content)?)?;
-                replay.last_group = group;
+        while let Some(frame) = reader.next_frame(after + 1)? {
+            if frame.group > after {
+                replay.last_group = frame.group;
                 replay.applied += 1;
+                groups.hand_on(&reader, frame)?;
             }
         }
         expected = Some(reader.next_group.max(after + 1));
     }
+    groups.finish()?;
     Ok(replay)
+}
+
+/// A frame that was read.
+#[derive(Debug)]
+pub(super) struct FoundFrame {
+    pub group: u64,
+    pub content: Vec<u8>,
+    /// Where in the file it begins.
+    at: u64,
+}
+
+/// Hands groups on one behind, so that the last one of the journal is made durable before anything is built on it.
+///
+/// Every frame but the last was synced before the next was written. The last may be in the system's cache alone: its process was
+/// killed before the sync ended, or the sync failed. Whoever went on from it would lose it, and what follows with it, in a power
+/// cut. It is written once more because a system that failed to write a page may take it for written.
+pub(super) struct LastDurable<A> {
+    synced: u64,
+    apply: A,
+    waiting: Option<(PathBuf, FoundFrame)>,
+}
+
+impl<A: FnMut(u64, Vec<Mutation>) -> Result<(), StoreError>> LastDurable<A> {
+    /// Groups up to `synced` are known to be durable.
+    pub fn new(synced: u64, apply: A) -> Self {
+        Self { synced, apply, waiting: None }
+    }
+
+    /// Takes the next frame that is to be applied.
+    pub fn hand_on(&mut self, reader: &SegmentReader, frame: FoundFrame) -> Result<(), StoreError> {
+        // A path a frame is little beside its content.
+        match self.waiting.replace((reader.path.clone(), frame)) {
+            Some((_, before)) => (self.apply)(before.group, decode_mutations(&before.content)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the last frame durable, and has it applied.
+    pub fn finish(mut self) -> Result<(), StoreError> {
+        let Some((path, last)) = self.waiting else { return Ok(()) };
+        if last.group > self.synced && !planted(Fault::LastFrameNotSynced) {
+            write_again(&path, last.at, HEADER_BYTES + last.content.len())?;
+        }
+        (self.apply)(last.group, decode_mutations(&last.content)?)
+    }
+}
+
+fn write_again(path: &Path, at: u64, length: usize) -> Result<(), StoreError> {
+    let fail = |error| StoreError::io(format!("cannot make the end of the journal {} durable", path.display()), error);
+    let file = OpenOptions::new().read(true).write(true).open(path).map_err(fail)?;
+    let mut bytes = vec![0; length];
+    file.read_exact_at(&mut bytes, at).map_err(fail)?;
+    file.write_all_at(&bytes, at).map_err(|error| disk_full_or(error, fail))?;
+    file.sync_data().map_err(|error| disk_full_or(error, fail))
 }
 
 fn missing(path: &Path, group: u64) -> StoreError {
@@ -113,7 +172,7 @@ impl SegmentReader {
 
     /// The mutations of the next group that can be read, or `None` where the frames end.
     pub fn next_group(&mut self) -> Result<Option<Vec<Mutation>>, StoreError> {
-        self.next_frame(u64::MAX)?.map(|(_, content)| decode_mutations(&content)).transpose()
+        self.next_frame(u64::MAX)?.map(|frame| decode_mutations(&frame.content)).transpose()
     }
 
     /// Whether there was a group that could not be read.
@@ -128,7 +187,7 @@ impl SegmentReader {
     }
 
     /// The next frame, or `None` where the frames end. One that is damaged is passed over where its group is below `needed`.
-    pub(super) fn next_frame(&mut self, needed: u64) -> Result<Option<(u64, Vec<u8>)>, StoreError> {
+    pub(super) fn next_frame(&mut self, needed: u64) -> Result<Option<FoundFrame>, StoreError> {
         let frame = match self.frame_at(self.at)? {
             Some(frame) => Some(frame),
             None => self.frame_after_damage(needed)?,
@@ -137,9 +196,10 @@ impl SegmentReader {
         if header.group < self.next_group || header.group > self.next_group.max(needed) {
             return Err(self.damaged(&format!("group {} stands where group {} should", header.group, self.next_group)));
         }
+        let at = self.at;
         self.at += (HEADER_BYTES + content.len()).next_multiple_of(BLOCK) as u64;
         self.next_group = header.group + 1;
-        Ok(Some((header.group, content)))
+        Ok(Some(FoundFrame { group: header.group, content, at }))
     }
 
     /// A frame is synced before the next is written, so only the last can be cut off: any frame after this place means that
@@ -222,7 +282,7 @@ mod tests {
 
     fn groups(folder: &Path, after: u64) -> Result<Vec<u64>, StoreError> {
         let mut groups = Vec::new();
-        replay(folder, STORE, after, |group, found| {
+        replay(folder, STORE, after, 0, |group, found| {
             assert_eq!(found, mutations(group));
             groups.push(group);
             Ok(())
@@ -279,6 +339,6 @@ mod tests {
             }
         }
         std::fs::write(&path, &whole).unwrap();
-        assert!(replay(folder.path(), StoreId([6; 16]), 0, |_, _| Ok(())).is_err(), "another store's journal");
+        assert!(replay(folder.path(), StoreId([6; 16]), 0, 0, |_, _| Ok(())).is_err(), "another store's journal");
     }
 }
