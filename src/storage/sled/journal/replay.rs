@@ -310,6 +310,27 @@ mod tests {
     }
 
     #[test]
+    fn a_last_group_that_is_not_known_to_be_synced_is_written_again_before_it_is_applied() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(written(folder.path(), 1..=4));
+        let path = folder.path().join(file_name(1));
+        let (whole, long_ago) = (std::fs::read(&path).unwrap(), std::time::SystemTime::UNIX_EPOCH);
+        let written_before = |synced: u64| {
+            File::options().write(true).open(&path).unwrap().set_modified(long_ago).unwrap();
+            let mut written = Vec::new();
+            let replayed = replay(folder.path(), STORE, 0, synced, |_, _| {
+                written.push(path.metadata().unwrap().modified().unwrap() > long_ago);
+                Ok(())
+            });
+            assert_eq!(replayed.unwrap().last_group, 4);
+            written
+        };
+        assert_eq!(written_before(3), [false, false, false, true]);
+        assert_eq!(written_before(4), [false; 4]);
+        assert_eq!(std::fs::read(&path).unwrap(), whole);
+    }
+
+    #[test]
     fn a_cut_off_last_frame_is_no_damage_but_any_other_is() {
         let folder = tempfile::tempdir().unwrap();
         let end = written(folder.path(), 1..=4).end;
