@@ -49,7 +49,6 @@ pub enum Event {
     StreamAcknowledged { stream: String, next_item: i64 },
     StreamCommits { stream: String, done: bool },
     StreamFound { stream: String, next_item: Option<i64> },
-    /// A check after a restart found the key to be in one of these states.
     Observed { key: usize, states: Vec<State> },
 }
 

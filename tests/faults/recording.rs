@@ -215,8 +215,11 @@ impl Reader {
         let mut read = 0;
         // What cannot be read was not written; if it was, the recording does not lead to what is there, which is noticed.
         let file = self.path(root, file).and_then(|path| fs::File::open(path).ok());
-        while let Some(more) = file.as_ref().and_then(|file| file.read_at(&mut there[read..], at + read as u64).ok()).filter(|more| *more > 0) {
+        while let Some(more) = file.as_ref().and_then(|file| file.read_at(&mut there[read..], at + read as u64).ok()) {
             read += more;
+            if more == 0 {
+                break;
+            }
         }
         bytes.iter().zip(&there[..read]).take_while(|(written, there)| written == there).count()
     }

@@ -35,8 +35,9 @@ pub use segments::{Location, Segments};
 
 /// Frames begin at multiples of this many bytes.
 pub const BLOCK: usize = 4096;
-/// How far a file is filled ahead.
-const FILL_AHEAD: u64 = 4 << 20;
+/// How far a file is filled ahead. Those who write meanwhile wait for it, so not far: with 4 MiB the 99th percentile of 64 single puts in
+/// flight was about 14 ms, with this it is 9, and none of the rates is lower.
+const FILL_AHEAD: u64 = 256 << 10;
 /// A frame of so many bytes is written without filling first: what growing the file costs is little beside it.
 const LARGE_FRAME: usize = 128 << 10;
 const MAGIC: &[u8; 8] = b"DATELOG2";
