@@ -5,7 +5,6 @@
 
 mod dictionary;
 pub mod learning;
-pub mod plain;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
