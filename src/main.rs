@@ -10,8 +10,8 @@ use dateline::cli::{self, Cli};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Threads for files that commands read and write. Each keeps memory of its own, and left to itself the runtime starts one for every job
-/// that comes while others end.
+/// Threads for what blocks: what the storage's pool has at once, and some for the rest. Each keeps a compressor and memory of its
+/// own, and left to itself the runtime starts one for every job that comes while others end.
 const BLOCKING_THREADS: usize = 10;
 
 fn main() -> ExitCode {

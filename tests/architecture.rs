@@ -48,11 +48,11 @@ const TOP_LEVEL: &[&str] = &[
 /// Each top-level module and those it may use.
 const MODULES: &[(&str, &[&str])] = &[
     ("article", &[]),
-    ("workers", &[]),
-    ("storage", &["article", "workers"]),
+    ("background", &[]),
+    ("storage", &["article", "background"]),
     ("backup", &["storage", "article"]),
     ("formats", &["article"]),
-    ("grpc", &["backup", "storage", "article", "workers"]),
+    ("grpc", &["backup", "storage", "article", "background"]),
     ("config", &["article", "storage"]),
     ("shutdown", &["article", "storage"]),
     ("telemetry", &["article", "storage"]),

@@ -67,7 +67,7 @@ use super::{
     StoreStats, Trimmed, VerifyCursor, VerifyStep, Write, WriteBatch,
 };
 use crate::article::{ArticleDate, ArticleHead, ArticleKey, CanonicalUrl, StoredArticle, Timestamp};
-use crate::workers::Workers;
+use crate::background::Background;
 
 /// Batches that wait for the committer at most: past that, submitting waits.
 const QUEUE_BATCHES: usize = 64;
@@ -83,7 +83,7 @@ pub struct SledStore {
     shared: Arc<Shared>,
     pool: Pool,
     /// Where what comes in bulk is encoded and compressed.
-    background: Workers,
+    background: Background,
     committer: mpsc::Sender<Command>,
     threads: Mutex<Option<Threads>>,
     stop_sweep: Arc<AtomicBool>,
@@ -184,10 +184,9 @@ impl SledStore {
             history: options.history,
             changes: options.changes,
         };
-        let no_threads = |error| StoreError::io("cannot start threads", error);
-        let pool = Pool::new(Arc::clone(&shared)).map_err(no_threads)?;
+        let pool = Pool::new(Arc::clone(&shared));
         let threads = Mutex::new(Some(threads));
-        let background = Workers::background("dateline-encode").map_err(no_threads)?;
+        let background = Background::new("dateline-encode").map_err(|error| StoreError::io("cannot start threads", error))?;
         Ok(Self { identity, folder, trees, shared, pool, background, committer: commands, threads, stop_sweep, _panics: panics })
     }
 

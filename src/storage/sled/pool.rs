@@ -1,7 +1,6 @@
 //! Where blocking reads run: on the caller's own thread as long as that takes microseconds, and on a pool
 //! otherwise. The pool is bounded, so that a rush of calls queues instead of taking threads.
 
-use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,7 +11,6 @@ use tokio::sync::Semaphore;
 use super::shared::Shared;
 use super::supervision::panic_text;
 use crate::storage::StoreError;
-use crate::workers::Workers;
 
 /// Blocking jobs at once. More than cores, since some wait for the disk.
 const JOBS: usize = 8;
@@ -30,7 +28,6 @@ const AFTER_SLOW: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone)]
 pub struct Pool {
     jobs: Arc<Semaphore>,
-    workers: Arc<Workers>,
     shared: Arc<Shared>,
     pace: Arc<Pace>,
 }
@@ -88,13 +85,9 @@ impl Drop for CancelOnDrop {
 
 impl Pool {
     /// Its jobs tell the store where they panic.
-    ///
-    /// # Errors
-    /// Where the system has no more threads to give.
-    pub fn new(shared: Arc<Shared>) -> io::Result<Self> {
-        let workers = Arc::new(Workers::new("dateline-read", JOBS)?);
+    pub fn new(shared: Arc<Shared>) -> Self {
         let pace = Pace { begun: Instant::now(), slow_until: AtomicU64::new(0), score: AtomicU64::new(0) };
-        Ok(Self { jobs: Arc::new(Semaphore::new(JOBS)), workers, shared, pace: Arc::new(pace) })
+        Self { jobs: Arc::new(Semaphore::new(JOBS)), shared, pace: Arc::new(pace) }
     }
 
     /// Runs a job on the caller's thread, where such jobs are fast at present. `None` where they are not, and where the job itself
@@ -129,13 +122,16 @@ impl Pool {
         let permit = Arc::clone(&self.jobs).acquire_owned().await.map_err(|_| StoreError::Closed)?;
         let cancelled = Cancelled::default();
         let _guard = CancelOnDrop(cancelled.clone());
-        let job = move || {
+        let job = tokio::task::spawn_blocking(move || {
             let _permit = permit;
             cancelled.check()?;
             job(&cancelled)
-        };
-        let result = self.workers.run(move || catch_unwind(AssertUnwindSafe(job))).await;
-        result.unwrap_or_else(|panic| Err(self.panicked(&*panic)))
+        });
+        match job.await {
+            Ok(result) => result,
+            Err(error) if error.is_panic() => Err(self.panicked(&*error.into_panic())),
+            Err(_) => Err(StoreError::Closed),
+        }
     }
 }
 
