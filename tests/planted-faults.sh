@@ -17,6 +17,7 @@ checksum-unchecked       faults  damage
 index-entry-left-out     faults  kills
 sequence-check-ignored   daemon  older_files
 last-frame-not-synced    faults  crash_images
+stopped-machine-ignored  daemon  indexes_of_a_machine
 "
 
 cargo test --release --locked --features planted-faults --test faults --test daemon --no-run || exit 1

@@ -72,6 +72,13 @@ enum Command {
     Compact(compact::CompactArgs),
 }
 
+impl Cli {
+    /// Whether the command is the daemon.
+    pub fn is_daemon(&self) -> bool {
+        matches!(self.command, Command::Serve(_))
+    }
+}
+
 /// Runs the command.
 ///
 /// # Errors

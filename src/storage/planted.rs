@@ -20,6 +20,8 @@ pub enum Fault {
     SequenceCheckIgnored,
     /// Opening does not make the journal's last frame durable: `last-frame-not-synced`.
     LastFrameNotSynced,
+    /// sled's files are believed whatever happened to the machine: `stopped-machine-ignored`.
+    StoppedMachineIgnored,
 }
 
 /// Whether this fault is planted in this process.
@@ -35,6 +37,7 @@ pub fn planted(fault: Fault) -> bool {
         Fault::IndexEntryLeftOut => "index-entry-left-out",
         Fault::SequenceCheckIgnored => "sequence-check-ignored",
         Fault::LastFrameNotSynced => "last-frame-not-synced",
+        Fault::StoppedMachineIgnored => "stopped-machine-ignored",
     };
     NAMED.get_or_init(|| std::env::var("DATELINE_PLANTED_FAULT").ok()).as_deref() == Some(name)
 }

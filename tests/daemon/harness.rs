@@ -55,6 +55,7 @@ impl Daemon {
     pub async fn restart(&mut self) {
         self.terminate();
         assert!(self.ended().success(), "the daemon must end with success");
+        assert!(!self.data().join("RUNNING").exists(), "the daemon must say that it has ended");
         self.start_again().await;
     }
 
@@ -77,6 +78,7 @@ impl Daemon {
     pub async fn restart_with(&mut self, configure: impl FnOnce(&mut Command)) {
         self.terminate();
         assert!(self.ended().success(), "the daemon must end with success");
+        assert!(!self.data().join("RUNNING").exists(), "the daemon must say that it has ended");
         self.start_again_with(configure).await;
     }
 

@@ -127,6 +127,49 @@ async fn a_day_from_which_an_article_is_missing_is_data_loss() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_indexes_of_a_machine_that_stopped_are_built_anew_and_those_of_a_killed_daemon_are_not() {
+    let mut daemon = Daemon::start().await;
+    for path in ["a", "b"] {
+        put(&daemon, article("2024-05-01", &format!("https://example.com/{path}"), "T", "B"), None).await.unwrap();
+    }
+    // Ending makes a checkpoint: before the first one the indexes are always built anew.
+    daemon.restart().await;
+    daemon.kill();
+    let lose_one = |data: &Path| {
+        let db = sled::open(data.join("sled")).unwrap();
+        let articles = db.open_tree("articles").unwrap();
+        articles.pop_min().unwrap().unwrap();
+        db.flush().unwrap();
+    };
+    let note = daemon.data().join("RUNNING");
+    let copied = tempfile::tempdir().unwrap();
+    copy(&daemon.data(), copied.path());
+
+    lose_one(&daemon.data());
+    daemon.start_again().await;
+    let found = get(&daemon, "2024-05-01", "https://example.com/a").await;
+    if cfg!(target_os = "linux") {
+        assert_eq!(reason(found), "RECORD_DAMAGED", "what the kernel still has is taken as it is");
+    }
+    daemon.kill();
+    std::fs::remove_file(daemon.data().join("REBUILD")).unwrap();
+    let of_this_boot = std::fs::read_to_string(&note).unwrap();
+    std::fs::write(&note, of_this_boot.replacen("boot ", "boot 0", 1)).unwrap();
+    daemon.start_again().await;
+    assert_eq!(get(&daemon, "2024-05-01", "https://example.com/a").await.unwrap().title, "T");
+    daemon.restart().await;
+    assert_eq!(daemon.stream(None, v1::SortOrder::Ascending).await.len(), 2);
+
+    // A copy of a folder that was in use may be of several moments.
+    lose_one(copied.path());
+    daemon.kill();
+    std::fs::remove_dir_all(daemon.data()).unwrap();
+    std::fs::rename(copied.path(), daemon.data()).unwrap();
+    daemon.start_again().await;
+    assert_eq!(get(&daemon, "2024-05-01", "https://example.com/a").await.unwrap().title, "T");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_text_comes_back_with_the_same_article_and_a_damaged_entry_with_the_next_start() {
     let mut daemon = Daemon::start().await;
     for path in ["a", "b"] {

@@ -183,7 +183,7 @@ async fn check(
     chance: &mut fastrand::Rng,
 ) -> Result<Settled, String> {
     let written = tokio::task::block_in_place(|| {
-        let image = power_cut(&session.operations, time, model, chance);
+        let image = power_cut(&session.operations, time, model, chance).of_an_earlier_boot();
         image.write(folder, None)
     });
     written.map_err(|error| format!("cannot write {}: {error}", folder.display()))?;

@@ -1,7 +1,7 @@
 //! A data folder in memory: written out again and again, whole or damaged.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -58,6 +58,15 @@ impl Image {
         Ok(())
     }
 
+    /// Makes it the image of a machine that was started again: the note of a daemon that was running is of an earlier boot.
+    pub fn of_an_earlier_boot(mut self) -> Self {
+        let note = self.files.iter_mut().find(|(path, _)| path.ends_with(RUNNING_NOTE));
+        if let Some((_, note)) = note {
+            change_boot(note);
+        }
+        self
+    }
+
     /// Writes the folder anew, damaged if so wanted.
     pub fn write(&self, folder: &Path, damage: Option<&Damage>) -> io::Result<()> {
         if folder.exists() {
@@ -90,6 +99,29 @@ impl Image {
     pub fn describe(&self, damage: &Damage) -> String {
         let (path, bytes) = &self.files[damage.file];
         format!("{} of {} bytes, {}", path.display(), bytes.len(), damage.kind)
+    }
+}
+
+/// What a daemon writes into its data folder while it has it open.
+const RUNNING_NOTE: &str = "RUNNING";
+
+/// Does the same to the data folder of a daemon that ended.
+pub fn make_of_an_earlier_boot(data: &Path) -> io::Result<()> {
+    let path = data.join(RUNNING_NOTE);
+    let mut note = match fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        note => note?,
+    };
+    change_boot(&mut note);
+    OpenOptions::new().write(true).open(&path)?.write_all_at(&note, 0)
+}
+
+fn change_boot(note: &mut [u8]) {
+    const BEFORE: &[u8] = b" boot ";
+    // A note that is cut off before says nothing that would have to be changed.
+    let at = note.windows(BEFORE.len()).position(|part| part == BEFORE).map(|at| at + BEFORE.len());
+    if let Some(first) = at.and_then(|at| note.get_mut(at)) {
+        *first = b'x';
     }
 }
 

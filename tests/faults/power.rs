@@ -14,6 +14,7 @@ use super::articles::{Texts, places};
 use super::check::{Settled, settle};
 use super::daemon::{Daemon, Launch};
 use super::disk::{Cut, Disk};
+use super::image::make_of_an_earlier_boot;
 use super::load::{Load, Mix};
 use super::oracle::{Oracle, Shared};
 use super::plan::Plan;
@@ -110,6 +111,7 @@ async fn cut(disk: &Disk, daemon: Daemon, load: Load, figures: &mut Figures, cha
     daemon.kill().await?;
     figures.acknowledged += load.finish().await?.acknowledged();
     disk.mount_again()?;
+    make_of_an_earlier_boot(&disk.path().join("data")).map_err(|error| format!("cannot change the note of the boot: {error}"))?;
     figures.cuts += 1;
     Ok(())
 }

@@ -34,7 +34,7 @@ pub struct SledBuilder {
     making: Making,
     journal: Journal,
     trees: Trees,
-    folder: Folder,
+    folder: Arc<Folder>,
     state: State,
     /// Learns from what comes, where nothing was learned before.
     learner: Option<Learner>,
@@ -86,7 +86,7 @@ impl SledBuilder {
             drop(Folder::open(&path)?);
             fs::remove_dir_all(&path).map_err(|error| StoreError::io(format!("cannot remove {}", path.display()), error))?;
         }
-        let folder = Folder::create(&path, store_id)?;
+        let folder = Arc::new(Folder::create(&path, store_id)?);
         let making = Making { path, keep: false };
         let segments = Arc::new(Segments::new(folder.journal_path()));
         let trees = Trees::open(&folder, segments)?;
@@ -251,6 +251,7 @@ impl SledBuilder {
         }
         self.trees.flush()?;
         self.folder.write_checkpoint(Checkpoint { group: self.state.group })?;
+        self.trees.close();
         Ok((self.place, self.making))
     }
 }

@@ -2,10 +2,10 @@
 //! is opened next, and single texts, which come back when the same article is stored again.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use super::folder::Folder;
 use crate::storage::StoreError;
 
 /// So many damaged texts are remembered at most. More are mended by deleting and storing.
@@ -14,17 +14,16 @@ const TEXTS: usize = 100_000;
 /// The damage that was come across since the store was opened.
 #[derive(Debug)]
 pub struct Damage {
-    /// The file that has sled built anew when the store is opened next.
-    rebuild_note: PathBuf,
+    folder: Arc<Folder>,
     index: AtomicBool,
     /// The keys of articles whose latest text is damaged.
     texts: Mutex<HashSet<Vec<u8>>>,
 }
 
 impl Damage {
-    /// Nothing is known yet. `rebuild_note` is where it is noted that sled is to be built anew.
-    pub fn new(rebuild_note: PathBuf) -> Self {
-        Self { rebuild_note, index: AtomicBool::new(false), texts: Mutex::default() }
+    /// Nothing is known yet.
+    pub fn new(folder: Arc<Folder>) -> Self {
+        Self { folder, index: AtomicBool::new(false), texts: Mutex::default() }
     }
 
     /// Notes that something is wrong with what sled holds, or is missing from it.
@@ -32,9 +31,18 @@ impl Damage {
         if self.index.swap(true, Ordering::Relaxed) {
             return;
         }
-        match std::fs::write(&self.rebuild_note, format!("{what}\n")) {
+        match self.folder.note_rebuild(&what.to_string()) {
             Ok(()) => tracing::error!(%what, "the indexes are damaged: they are built anew from the journal when the daemon starts again"),
             Err(error) => tracing::error!(%what, %error, "the indexes are damaged, and that could not be noted for the next start"),
+        }
+    }
+
+    /// Notes that writing has failed: what sled's files hold by now is not known.
+    pub fn note_failure(&self, reason: &str) {
+        if !self.index.swap(true, Ordering::Relaxed)
+            && let Err(error) = self.folder.note_rebuild(reason)
+        {
+            tracing::error!(%error, "that the indexes are to be built anew could not be noted for the next start");
         }
     }
 

@@ -6,7 +6,8 @@
 //! | `STORE` | which store this is and in which format; written once, and anew when the format changes |
 //! | `CHECKPOINT` | up to which group sled alone is complete |
 //! | `SYNCED` | up to which group the journal was synced, as far as is known |
-//! | `REBUILD` | something in sled was found damaged: it is built anew when the store is opened next |
+//! | `REBUILD` | why sled is not to be believed, where something in it was found damaged: it is built anew when the store is opened next |
+//! | `RUNNING` | a process has sled's files open, or had when the machine stopped or it was killed |
 //! | `VERIFIED` | when everything was last looked at without a finding; missing where it never was |
 //! | `journal/` | the groups since then, and the payloads of all records |
 //! | `sled/` | the trees |
@@ -103,6 +104,22 @@ impl Folder {
     /// The file that says that sled is to be built anew.
     pub fn rebuild_path(&self) -> PathBuf {
         self.path.join("REBUILD")
+    }
+
+    /// The file that says that sled's files are being written to.
+    pub fn running_path(&self) -> PathBuf {
+        self.path.join("RUNNING")
+    }
+
+    /// Why sled is to be built anew; nothing where it is not.
+    pub fn rebuild_reason(&self) -> Result<Option<String>, StoreError> {
+        Ok(read_optional(&self.rebuild_path())?.map(|reason| reason.trim_end().to_owned()))
+    }
+
+    /// Notes that sled is to be built anew when it is opened.
+    pub fn note_rebuild(&self, reason: &str) -> Result<(), StoreError> {
+        let path = self.rebuild_path();
+        fs::write(&path, format!("{reason}\n")).map_err(|error| StoreError::io(format!("cannot write {}", path.display()), error))
     }
 
     /// Notes that sled was built anew.

@@ -24,6 +24,7 @@ mod reclaim;
 mod recovery;
 mod revisions;
 mod room;
+mod running;
 mod segment_list;
 mod shared;
 mod snapshot;
@@ -114,7 +115,7 @@ impl SledStore {
         let Parts { folder, trees, journal, synced, state } = Parts::open_supervised(path)?;
         let state = revisions::with_earlier_bytes(&trees, state)?;
         trees.pins().limit(options.snapshot_note_bytes);
-        let shared = Arc::new(Shared::new(state));
+        let shared = Arc::new(Shared::new(state, Arc::clone(trees.damage())));
         let panics = watch_panics({
             let shared = Arc::downgrade(&shared);
             move |text| {
@@ -456,7 +457,9 @@ impl ArticleStore for SledStore {
                 trimmer.join().map_err(ended)?;
             }
             shared.writable().map_err(StoreError::Failed)?;
-            checkpoint(&trees, &folder, shared.group())
+            checkpoint(&trees, &folder, shared.group())?;
+            trees.close();
+            Ok(())
         });
         let finished = finish.await.unwrap_or_else(|error| Err(StoreError::Failed(error.to_string())));
         finished.inspect_err(|error| self.shared.fail(error.to_string()))

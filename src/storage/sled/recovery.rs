@@ -12,6 +12,7 @@ use super::entry::State;
 use super::folder::{Checkpoint, Folder, sync_folder};
 use super::journal::{self, Journal, Segments};
 use super::keys::{STATE_KEY, Tree};
+use super::running;
 use super::supervision::supervised;
 use super::synced::SyncedNote;
 use super::trees::Trees;
@@ -39,8 +40,12 @@ impl Parts {
         if !folder.has_checkpoint() || folder.aside_path().exists() {
             return attempt(Source::Journal);
         }
-        if folder.rebuild_path().exists() {
-            tracing::warn!("something in sled's files was found damaged: they are built anew from the journal");
+        if running::is_in_doubt(&folder)? {
+            // Noted until it is done: sled is opened with a note of this boot then, and may have to be opened as it is.
+            folder.note_rebuild("the machine stopped while the store was open, or this is a copy of an open one")?;
+        }
+        if let Some(reason) = folder.rebuild_reason()? {
+            tracing::warn!(reason, "the indexes are built anew from the journal, which takes a second for every 100,000 articles");
             match attempt(Source::Journal) {
                 Err(error) => tracing::warn!(%error, "they cannot be built anew: what is whole is served"),
                 opened => return opened,
@@ -48,7 +53,7 @@ impl Parts {
         }
         match attempt(Source::Sled) {
             Err(refused @ (StoreError::Damaged { .. } | StoreError::Failed(_))) => {
-                tracing::warn!(%refused, "sled's files are of no use: they are built anew from the journal, which takes some seconds for every 100,000 articles");
+                tracing::warn!(%refused, "sled's files are of no use: they are built anew from the journal, which takes a second for every 100,000 articles");
                 attempt(Source::Journal).map_err(|error| {
                     tracing::warn!(%error, "they cannot be built anew");
                     refused

@@ -1,10 +1,11 @@
 //! What the committer tells everybody else: how far readers may see, the totals, and whether it still writes.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
 
+use super::damage::Damage;
 use super::entry::State;
 use crate::storage::StoreHealth;
 
@@ -18,13 +19,14 @@ pub struct Shared {
     acknowledged: AtomicU64,
     /// The last group that readers see.
     published: watch::Sender<u64>,
+    damage: Arc<Damage>,
 }
 
 impl Shared {
-    pub fn new(state: State) -> Self {
+    pub fn new(state: State, damage: Arc<Damage>) -> Self {
         let sequence = AtomicU64::new(state.contents.last_sequence);
         let (acknowledged, published) = (AtomicU64::new(state.group), watch::Sender::new(state.group));
-        Self { state: Mutex::new(state), sequence, health: watch::Sender::new(StoreHealth::Serving), acknowledged, published }
+        Self { state: Mutex::new(state), sequence, health: watch::Sender::new(StoreHealth::Serving), acknowledged, published, damage }
     }
 
     /// Makes a group known that readers see from now on.
@@ -96,9 +98,11 @@ impl Shared {
         self.lock().group
     }
 
-    /// Stops all writing, for good.
+    /// Stops all writing, for good. sled is built anew when the store is opened next: where a write failed, the kernel may have
+    /// dropped others that it took before.
     pub fn fail(&self, reason: String) {
         tracing::error!(reason, "the store has failed and writes no more");
+        self.damage.note_failure(&reason);
         self.health.send_if_modified(|health| {
             let first = !matches!(health, StoreHealth::Failed(_));
             if first {
@@ -141,13 +145,14 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
+    use super::super::folder::Folder;
     use super::*;
 
     #[tokio::test]
     async fn who_waits_for_changes_is_told_of_them_and_of_the_failure() {
-        let shared = Arc::new(Shared::new(State::default()));
+        let folder = tempfile::tempdir().unwrap();
+        let folder = Arc::new(Folder::open(folder.path()).unwrap());
+        let shared = Arc::new(Shared::new(State::default(), Arc::new(Damage::new(Arc::clone(&folder)))));
         let waiting = |seen| {
             let shared = Arc::clone(&shared);
             tokio::spawn(async move { shared.sequence_after(seen).await })
@@ -163,7 +168,9 @@ mod tests {
         state.contents.last_sequence = 3;
         shared.publish(&State { group: 3, ..state });
         assert_eq!(second.await.unwrap(), Ok(3));
+        assert_eq!(folder.rebuild_reason().unwrap(), None);
         shared.fail("broken".into());
+        assert_eq!(folder.rebuild_reason().unwrap().as_deref(), Some("broken"));
         assert_eq!(third.await.unwrap(), Err("broken".into()));
         assert_eq!(waiting(0).await.unwrap(), Err("broken".into()));
     }

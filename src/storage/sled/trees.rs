@@ -16,6 +16,7 @@ use super::journal::{Mutation, Segments};
 use super::keys::Tree;
 use super::pin::Pins;
 use super::room;
+use super::running::Running;
 use crate::storage::StoreError;
 use crate::storage::compression::Compression;
 
@@ -34,20 +35,23 @@ pub struct Trees {
     segments: Arc<Segments>,
     pins: Pins,
     day_checks: DayChecks,
-    damage: Damage,
+    damage: Arc<Damage>,
     compression: Arc<Compression>,
     /// Held while a group is applied: who holds it sees whole groups.
     applying: Mutex<()>,
     /// A handle of our own on sled's file: the only way to sync it for certain and to hear of a failed write-back.
     file: File,
+    /// The last of all: it tells when sled has ended.
+    running: Running,
 }
 
 impl Trees {
     /// Opens sled in its place in a data folder, creating it where it is missing. The payloads are read from the journal's
     /// segments.
-    pub fn open(folder: &Folder, segments: Arc<Segments>) -> Result<Self, StoreError> {
+    pub fn open(folder: &Arc<Folder>, segments: Arc<Segments>) -> Result<Self, StoreError> {
         let path = &folder.sled_path();
         create_folder(path)?;
+        let running = Running::begin(Arc::clone(folder))?;
         let config = sled::Config::new()
             .path(path)
             .mode(sled::Mode::HighThroughput)
@@ -73,10 +77,11 @@ impl Trees {
             segments,
             pins: Pins::default(),
             day_checks: DayChecks::default(),
-            damage: Damage::new(folder.rebuild_path()),
+            damage: Arc::new(Damage::new(Arc::clone(folder))),
             compression: Arc::default(),
             applying: Mutex::default(),
             file,
+            running,
         };
         dictionaries::load(&trees)?;
         Ok(trees)
@@ -125,7 +130,7 @@ impl Trees {
     }
 
     /// What is known to be damaged.
-    pub fn damage(&self) -> &Damage {
+    pub fn damage(&self) -> &Arc<Damage> {
         &self.damage
     }
 
@@ -177,6 +182,11 @@ impl Trees {
         self.db.flush().map_err(sled_error)?;
         self.file.sync_all().map_err(|error| StoreError::io(format!("cannot sync {}/db", self.path.display()), error))?;
         sync_folder(&self.path)
+    }
+
+    /// Says that everything is durable and nothing more will be applied: sled's files can be believed once these are dropped.
+    pub fn close(&self) {
+        self.running.close();
     }
 
     /// Bytes of sled's files.
