@@ -4,7 +4,7 @@
 //! inside out; each may use those above it and none below:
 //!
 //! * [`article`]: the domain. What an article is, what identifies it, how large it may be. No I/O.
-//! * [`background`]: threads of low priority for what comes in bulk.
+//! * [`workers`]: threads for what blocks or takes long.
 //! * [`storage`]: what a store promises, the engine on disk, and the reference engine.
 //! * [`backup`]: backup files: everything that a store holds, in a format that no engine has a part in.
 //! * [`formats`]: readers and writers of article files.
@@ -15,7 +15,6 @@
 //! * [`cli`]: the commands, one file each.
 
 pub mod article;
-pub mod background;
 pub mod backup;
 pub mod cli;
 pub mod client;
@@ -26,3 +25,4 @@ pub mod server;
 pub mod shutdown;
 pub mod storage;
 pub mod telemetry;
+pub mod workers;

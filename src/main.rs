@@ -11,8 +11,8 @@ use dateline::cli::{self, Cli};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Threads for what blocks: what the storage's pool has at once, and some for the rest. Each keeps a compressor and memory of its
-/// own, and left to itself the runtime starts one for every job that comes while others end.
+/// Threads for files that commands read and write. Each keeps memory of its own, and left to itself the runtime starts one for every job
+/// that comes while others end.
 const BLOCKING_THREADS: usize = 10;
 
 /// How long the daemon's last tasks, and with them the store that they hold, are waited for.

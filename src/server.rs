@@ -1,5 +1,7 @@
 //! The daemon's wiring: listener, limits of the transport, health, reflection, and how it stops.
 
+mod cores;
+
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
@@ -17,10 +19,10 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::service::LayerExt as _;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tower::{Layer, Service};
 
+use self::cores::Cores;
 use crate::grpc::status::{ApiError, unreadable_message};
 use crate::grpc::undecoded::ingest_service_server::IngestServiceServer;
 use crate::grpc::v1::admin_service_server::AdminServiceServer;
@@ -74,7 +76,6 @@ pub async fn serve(
 ) -> Result<(), String> {
     let calls = Arc::new(Calls::default());
     let drain = Drain::default();
-    let close = CancellationToken::new();
     let (mut health, health_service) = tonic_health::server::health_reporter();
     for service in SERVICES {
         health.set_service_status(service, ServingStatus::Serving).await;
@@ -113,15 +114,16 @@ pub async fn serve(
         .add_service(service!(IngestServiceServer))
         .add_service(service!(ChangeServiceServer))
         .add_service(service!(AdminServiceServer));
-    // Small answers (acknowledgements, window updates) leave at once instead of waiting for the client's delayed ACK, 40 ms.
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let mut serving = tokio::spawn(server.serve_with_incoming_shutdown(incoming, close.clone().cancelled_owned()));
+    let mut cores = Cores::serve(listener, &server).map_err(|error| format!("the server cannot be set up: {error}"))?;
 
     let mut seen = store.health();
     let failure = loop {
         tokio::select! {
             () = stop.cancelled() => break None,
-            ended = &mut serving => return Err(format!("the server ended: {ended:?}")),
+            () = cores.ended() => {
+                let reason = cores.close(Duration::ZERO).await.err();
+                return Err(format!("the server ended: {}", reason.as_deref().unwrap_or("no connection could be taken any more")));
+            }
             now = store.health_changed(&seen) => seen = now,
         }
         // Without room everything can be read, but nothing written: whoever asks about the server as a whole is told so.
@@ -148,16 +150,13 @@ pub async fn serve(
         tracing::warn!("calls that did not finish in time are cut off");
         drop(timeout(LAST_WORDS, calls.none_left()).await);
     }
-    close.cancel();
     // Watching the health never ends by itself, and would keep its connection open.
     for service in SERVICES {
         health.clear_service_status(service).await;
     }
     // Connections get a moment to take the last bytes and the goodbye; then they are dropped.
-    if timeout(LAST_WORDS, &mut serving).await.is_err() {
-        serving.abort();
-    }
-    failure.map_or(Ok(()), |reason| Err(format!("the store has failed: {reason}")))
+    let closed = cores.close(LAST_WORDS).await.map_err(|error| format!("the server ended: {error}"));
+    failure.map_or(closed, |reason| Err(format!("the store has failed: {reason}")))
 }
 
 /// The calls that are being answered.

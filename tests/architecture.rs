@@ -48,11 +48,11 @@ const TOP_LEVEL: &[&str] = &[
 /// Each top-level module and those it may use.
 const MODULES: &[(&str, &[&str])] = &[
     ("article", &[]),
-    ("background", &[]),
-    ("storage", &["article", "background"]),
+    ("workers", &[]),
+    ("storage", &["article", "workers"]),
     ("backup", &["storage", "article"]),
     ("formats", &["article"]),
-    ("grpc", &["backup", "storage", "article", "background"]),
+    ("grpc", &["backup", "storage", "article", "workers"]),
     ("config", &["article", "storage"]),
     ("shutdown", &["article", "storage"]),
     ("telemetry", &["article", "storage"]),

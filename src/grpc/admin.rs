@@ -62,7 +62,8 @@ impl AdminService for Api {
 
     async fn create_backup(&self, _: Request<v1::CreateBackupRequest>) -> Result<Response<Self::CreateBackupStream>, Status> {
         let snapshot = self.store.snapshot().await.map_err(ApiError::from)?;
-        Ok(Outgoing::respond(self, &self.drain.over, |out| async move { super::backup::send(snapshot, &out).await }))
+        let workers = Arc::clone(&self.background);
+        Ok(Outgoing::respond(self, &self.drain.over, |out| async move { super::backup::send(snapshot, &workers, &out).await }))
     }
 
     type VerifyStoreStream = OutgoingStream<v1::VerifyStoreResponse>;

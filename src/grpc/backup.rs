@@ -2,13 +2,12 @@
 //!
 //! What waits to be read is one part and one page of the snapshot, whatever the reader does; the store goes on meanwhile.
 
-use tokio::task::spawn_blocking;
-
 use super::outgoing::Outgoing;
 use super::status::ApiError;
 use super::{STREAM_MESSAGE_BYTES, convert, v1};
 use crate::backup::{BackupError, BackupSummary, BackupWriter, ItemCounts};
 use crate::storage::{Snapshot, SnapshotInfo, SnapshotItem, StoreError};
+use crate::workers::Workers;
 
 impl From<BackupError> for ApiError {
     fn from(error: BackupError) -> Self {
@@ -20,8 +19,8 @@ impl From<BackupError> for ApiError {
     }
 }
 
-/// Sends the backup of a snapshot.
-pub async fn send(mut snapshot: Box<dyn Snapshot>, out: &Outgoing<v1::CreateBackupResponse>) -> Result<(), ApiError> {
+/// Sends the backup of a snapshot, compressed by these workers.
+pub async fn send(mut snapshot: Box<dyn Snapshot>, workers: &Workers, out: &Outgoing<v1::CreateBackupResponse>) -> Result<(), ApiError> {
     use v1::create_backup_response::Part;
     let message = |part, counts: &ItemCounts| v1::CreateBackupResponse { part: Some(part), item_count: counts.total() as i64 };
     let info = *snapshot.info();
@@ -33,7 +32,7 @@ pub async fn send(mut snapshot: Box<dyn Snapshot>, out: &Outgoing<v1::CreateBack
         let share = out.share(STREAM_MESSAGE_BYTES).await?;
         while writer.pending() < STREAM_MESSAGE_BYTES && summary.is_none() {
             let page = snapshot.next_page().await?;
-            (writer, summary) = add(writer, page).await?;
+            (writer, summary) = add(workers, writer, page).await?;
         }
         let data = writer.take(STREAM_MESSAGE_BYTES);
         if data.is_empty() {
@@ -47,13 +46,16 @@ pub async fn send(mut snapshot: Box<dyn Snapshot>, out: &Outgoing<v1::CreateBack
 }
 
 /// Compresses a page, or ends the backup where there is none, apart from the threads that answer calls.
-async fn add(mut writer: BackupWriter, page: Option<Vec<SnapshotItem>>) -> Result<(BackupWriter, Option<BackupSummary>), ApiError> {
-    let added = spawn_blocking(move || match page {
+async fn add(
+    workers: &Workers,
+    mut writer: BackupWriter,
+    page: Option<Vec<SnapshotItem>>,
+) -> Result<(BackupWriter, Option<BackupSummary>), ApiError> {
+    let added = workers.run(move || match page {
         Some(page) => page.iter().try_for_each(|item| writer.add(item)).map(|()| (writer, None)),
         None => writer.finish().map(|summary| (writer, Some(summary))),
     });
-    let added = added.await.map_err(|error| BackupError::Io(std::io::Error::other(error)))?;
-    Ok(added?)
+    Ok(added.await?)
 }
 
 fn started(info: &SnapshotInfo) -> v1::BackupStarted {

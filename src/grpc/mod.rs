@@ -31,8 +31,8 @@ use tonic::body::Body;
 
 use self::arrival::{Arrivals, ArrivingBody};
 use crate::article::Limits;
-use crate::background::Background;
 use crate::storage::{ArticleStore, StoreId};
+use crate::workers::Workers;
 
 pub use budget::ByteBudget;
 pub use transit::{Transit, TransitBody};
@@ -108,7 +108,7 @@ pub struct Api {
     response_budget: ByteBudget,
     drain: Drain,
     /// Where articles that come in bulk are decoded and checked.
-    background: Arc<Background>,
+    background: Arc<Workers>,
     started: Instant,
     /// Held by the verification that is under way.
     verifying: Arc<Mutex<()>>,
@@ -152,7 +152,7 @@ impl Api {
             ingest_budget: ByteBudget::new(limits.ingest_budget),
             response_budget: ByteBudget::new(limits.response_budget),
             drain,
-            background: Arc::new(Background::new("dateline-decode")?),
+            background: Arc::new(Workers::background("dateline-decode")?),
             started: Instant::now(),
             verifying: Arc::default(),
         })

@@ -14,11 +14,11 @@ use super::journal::Mutation;
 use super::keys::{self, Tree};
 use super::shared::Shared;
 use super::trees::{Trees, sled_error};
-use crate::background::lower_priority;
 use crate::storage::StoreError;
 use crate::storage::compression::learning::{Learner, MAX_SAMPLES};
 use crate::storage::compression::{Compression, Dictionary, Gain};
 use crate::storage::record::encode_content;
+use crate::workers::lower_priority;
 
 /// Samples that wait for the thread at most, a few kilobytes each; further ones are passed over.
 const QUEUE_SAMPLES: usize = 256;

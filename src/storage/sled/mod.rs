@@ -68,7 +68,7 @@ use super::{
     StoreStats, Trimmed, VerifyCursor, VerifyStep, Write, WriteBatch,
 };
 use crate::article::{ArticleDate, ArticleHead, ArticleKey, CanonicalUrl, StoredArticle, Timestamp};
-use crate::background::Background;
+use crate::workers::Workers;
 
 /// Batches that wait for the committer at most: past that, submitting waits.
 const QUEUE_BATCHES: usize = 64;
@@ -84,7 +84,7 @@ pub struct SledStore {
     shared: Arc<Shared>,
     pool: Pool,
     /// Where what comes in bulk is encoded and compressed.
-    background: Background,
+    background: Workers,
     committer: mpsc::Sender<Command>,
     threads: Mutex<Option<Threads>>,
     stop_sweep: Arc<AtomicBool>,
@@ -185,9 +185,10 @@ impl SledStore {
             history: options.history,
             changes: options.changes,
         };
-        let pool = Pool::new(Arc::clone(&shared));
+        let no_threads = |error| StoreError::io("cannot start threads", error);
+        let pool = Pool::new(Arc::clone(&shared)).map_err(no_threads)?;
         let threads = Mutex::new(Some(threads));
-        let background = Background::new("dateline-encode").map_err(|error| StoreError::io("cannot start threads", error))?;
+        let background = Workers::background("dateline-encode").map_err(no_threads)?;
         Ok(Self { identity, folder, trees, shared, pool, background, committer: commands, threads, stop_sweep, _panics: panics })
     }
 

@@ -1,6 +1,7 @@
 //! Where blocking reads run: on the caller's own thread as long as that takes microseconds, and on a pool
 //! otherwise. The pool is bounded, so that a rush of calls queues instead of taking threads.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,6 +12,7 @@ use tokio::sync::Semaphore;
 use super::shared::Shared;
 use super::supervision::panic_text;
 use crate::storage::StoreError;
+use crate::workers::Workers;
 
 /// Blocking jobs at once. More than cores, since some wait for the disk.
 const JOBS: usize = 8;
@@ -28,6 +30,7 @@ const AFTER_SLOW: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone)]
 pub struct Pool {
     jobs: Arc<Semaphore>,
+    workers: Arc<Workers>,
     shared: Arc<Shared>,
     pace: Arc<Pace>,
 }
@@ -85,9 +88,13 @@ impl Drop for CancelOnDrop {
 
 impl Pool {
     /// Its jobs tell the store where they panic.
-    pub fn new(shared: Arc<Shared>) -> Self {
+    ///
+    /// # Errors
+    /// Where the system has no more threads to give.
+    pub fn new(shared: Arc<Shared>) -> io::Result<Self> {
+        let workers = Arc::new(Workers::new("dateline-read", JOBS)?);
         let pace = Pace { begun: Instant::now(), slow_until: AtomicU64::new(0), score: AtomicU64::new(0) };
-        Self { jobs: Arc::new(Semaphore::new(JOBS)), shared, pace: Arc::new(pace) }
+        Ok(Self { jobs: Arc::new(Semaphore::new(JOBS)), workers, shared, pace: Arc::new(pace) })
     }
 
     /// Runs a job on the caller's thread, where such jobs are fast at present. `None` where they are not, and where the job itself
@@ -122,16 +129,13 @@ impl Pool {
         let permit = Arc::clone(&self.jobs).acquire_owned().await.map_err(|_| StoreError::Closed)?;
         let cancelled = Cancelled::default();
         let _guard = CancelOnDrop(cancelled.clone());
-        let job = tokio::task::spawn_blocking(move || {
+        let job = move || {
             let _permit = permit;
             cancelled.check()?;
             job(&cancelled)
-        });
-        match job.await {
-            Ok(result) => result,
-            Err(error) if error.is_panic() => Err(self.panicked(&*error.into_panic())),
-            Err(_) => Err(StoreError::Closed),
-        }
+        };
+        let result = self.workers.run(move || catch_unwind(AssertUnwindSafe(job))).await;
+        result.unwrap_or_else(|panic| Err(self.panicked(&*panic)))
     }
 }
 

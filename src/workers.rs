@@ -1,7 +1,8 @@
-//! Where the work on articles that come in is done: checking, encoding, compressing.
+//! Threads for what blocks or takes long, apart from those that serve connections.
 //!
-//! It takes most of the time that there is while articles come in bulk, and nobody waits for a single article of them. So it has
-//! threads of its own, of a lower priority than those that answer.
+//! Reads that wait for a disk have some of their own. The work on articles that come in (checking, encoding, compressing) takes most
+//! of the time that there is while they come in bulk, and nobody waits for a single one of them: so it is done in the background, by
+//! threads of a lower priority than those that answer.
 
 use std::io;
 
@@ -14,22 +15,32 @@ const NICE: i32 = 10;
 #[cfg(target_os = "linux")]
 const LEAST: i32 = 19;
 
-/// Threads for such work, as many as there are cores. They end with it.
+/// A bounded number of threads, which begin when there is something to do, and end with this.
 #[derive(Debug)]
-pub struct Background {
+pub struct Workers {
     /// `None` once it was dropped.
     runtime: Option<Runtime>,
 }
 
-impl Background {
-    /// Threads with this name, which begin when there is something to do.
+impl Workers {
+    /// At most so many threads with this name.
     ///
     /// # Errors
     /// Where the system has no more to give.
-    pub fn new(name: &str) -> io::Result<Self> {
+    pub fn new(name: &str, threads: usize) -> io::Result<Self> {
+        Self::build(Builder::new_current_thread().max_blocking_threads(threads).thread_name(name))
+    }
+
+    /// Threads with this name and a low priority, as many as there are cores.
+    ///
+    /// # Errors
+    /// Where the system has no more to give.
+    pub fn background(name: &str) -> io::Result<Self> {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let mut builder = Builder::new_current_thread();
-        builder.max_blocking_threads(threads).thread_name(name).on_thread_start(lower_priority);
+        Self::build(Builder::new_current_thread().max_blocking_threads(threads).thread_name(name).on_thread_start(lower_priority))
+    }
+
+    fn build(builder: &mut Builder) -> io::Result<Self> {
         Ok(Self { runtime: Some(builder.build()?) })
     }
 
@@ -51,7 +62,7 @@ impl Background {
     }
 }
 
-impl Drop for Background {
+impl Drop for Workers {
     fn drop(&mut self) {
         // Also where the last owner is a task, which may not wait for threads.
         if let Some(runtime) = self.runtime.take() {
@@ -81,8 +92,8 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn jobs_run_on_threads_of_a_lower_priority() {
-        let background = Background::new("test-background").unwrap();
-        let (name, nice) = background.run(|| (std::thread::current().name().map(str::to_owned), nice())).await;
+        let workers = Workers::background("test-background").unwrap();
+        let (name, nice) = workers.run(|| (std::thread::current().name().map(str::to_owned), nice())).await;
         assert_eq!(name.as_deref(), Some("test-background"));
         assert_eq!(nice, (self::nice() + NICE).min(LEAST));
     }
@@ -95,6 +106,6 @@ mod tests {
     #[tokio::test]
     #[should_panic(expected = "as planned")]
     async fn a_job_that_panics_panics_for_its_waiter() {
-        Background::new("test-background").unwrap().run(|| panic!("as planned")).await
+        Workers::background("test-background").unwrap().run(|| panic!("as planned")).await
     }
 }
