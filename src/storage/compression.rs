@@ -5,6 +5,7 @@
 
 mod dictionary;
 pub mod learning;
+pub mod plain;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -4,12 +4,11 @@
 //! short, since sled keeps thousands of leaves of sixteen entries each in memory. A run's key is the number of the change that
 //! was its first when it was written; changes that are trimmed leave it, and it goes with the last of them.
 
-use std::cell::RefCell;
-
 use super::entry::{seal, unseal};
 use super::keys::{self, Tree};
 use super::trees::{Trees, sled_error};
 use crate::article::{Digest, Timestamp};
+use crate::storage::compression::plain;
 use crate::storage::{Change, ChangeKind, StoreError};
 
 /// Changes of a run at most; their numbers lie no further apart.
@@ -26,11 +25,6 @@ const MAX_BYTES: usize = 1 << 20;
 
 /// The entry under a key that holds a run.
 pub type Run = (u64, Vec<Change>);
-
-thread_local! {
-    static COMPRESSOR: RefCell<Option<zstd::bulk::Compressor<'static>>> = const { RefCell::new(None) };
-    static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
-}
 
 /// The keys and values of the entries for changes with ascending numbers.
 pub fn entries(changes: &[Change]) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
@@ -65,7 +59,7 @@ pub fn encode(first: u64, changes: &[Change]) -> Vec<u8> {
         content.extend_from_slice(&(4 + change.key.url.key().len() as u16).to_be_bytes());
         put_change(&mut content, change);
     }
-    let compressed = if content.len() < SMALL_BYTES { None } else { compressed(&content[1..]) };
+    let compressed = if content.len() < SMALL_BYTES { None } else { plain::compress(&content[1..]) };
     match compressed {
         Some(compressed) => seal(Tree::Changes, &key, &[&[COMPRESSED_RUN], &compressed[..]].concat()),
         None => seal(Tree::Changes, &key, &content),
@@ -84,29 +78,6 @@ fn put_change(out: &mut Vec<u8>, change: &Change) {
     out.extend_from_slice(&keys::article_key(&change.key));
 }
 
-/// `None` where it would not be smaller.
-fn compressed(content: &[u8]) -> Option<Vec<u8>> {
-    let compressed = COMPRESSOR.with_borrow_mut(|slot| {
-        if slot.is_none() {
-            *slot = zstd::bulk::Compressor::new(1).ok();
-        }
-        slot.as_mut()?.compress(content).ok()
-    });
-    compressed.filter(|compressed| compressed.len() < content.len())
-}
-
-/// `None` where zstd makes no sense of it, or it is larger than any run.
-fn decompressed(compressed: &[u8]) -> Option<Vec<u8>> {
-    let bytes = zstd::zstd_safe::get_frame_content_size(compressed).ok().flatten()?;
-    let bytes = usize::try_from(bytes).ok().filter(|bytes| *bytes <= MAX_BYTES)?;
-    DECOMPRESSOR.with_borrow_mut(|slot| {
-        if slot.is_none() {
-            *slot = zstd::bulk::Decompressor::new().ok();
-        }
-        slot.as_mut()?.decompress(compressed, bytes).ok()
-    })
-}
-
 /// The changes of an entry.
 ///
 /// # Errors
@@ -118,7 +89,7 @@ pub fn decode(key: &[u8], value: &[u8]) -> Result<Run, StoreError> {
     let run = match content.split_first() {
         Some((&RUN, run)) => decode_run(first, run),
         Some((&COMPRESSED_RUN, compressed)) => {
-            let run = decompressed(compressed).ok_or_else(|| fields.damaged())?;
+            let run = plain::decompress(compressed, MAX_BYTES).ok_or_else(|| fields.damaged())?;
             decode_run(first, &run)
         }
         _ => take_change(first, content).map(|change| vec![change]),

@@ -23,9 +23,9 @@ use crate::article::Timestamp;
 use crate::storage::{StoreError, StoreId};
 
 /// The version of the folder's layout and of everything in it.
-pub const FORMAT_VERSION: u16 = 4;
+pub const FORMAT_VERSION: u16 = 5;
 /// The oldest that is read too. What was written with it stays as it is, and what comes is of the present version, which older
-/// programs are to refuse: 3 has no compression dictionaries.
+/// programs are to refuse: 3 has no compression dictionaries, 4 no compressed mutations in the journal.
 const OLDEST_VERSION: u16 = 3;
 
 /// An opened and locked data folder. Dropping it lets the lock go.
@@ -299,7 +299,7 @@ mod tests {
             fs::write(path.join("STORE"), damaged).unwrap();
             assert!(Folder::open(&path).is_err(), "{at}");
         }
-        for version in [2, 5] {
+        for version in [2, FORMAT_VERSION + 1] {
             fs::write(path.join("STORE"), with_checksum(&format!("dateline store {version} id {:032x}", 1))).unwrap();
             assert!(Folder::open(&path).unwrap_err().to_string().contains(&format!("has format {version}")));
         }
@@ -310,9 +310,11 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("data");
         drop(Folder::open(&path).unwrap());
-        fs::write(path.join("STORE"), with_checksum(&format!("dateline store 3 id {:032x}", 7))).unwrap();
-        assert_eq!(Folder::open(&path).unwrap().store_id(), StoreId(7u128.to_be_bytes()));
-        assert!(fs::read_to_string(path.join("STORE")).unwrap().starts_with("dateline store 4 id "));
-        assert_eq!(Folder::open(&path).unwrap().store_id(), StoreId(7u128.to_be_bytes()));
+        for older in OLDEST_VERSION..FORMAT_VERSION {
+            fs::write(path.join("STORE"), with_checksum(&format!("dateline store {older} id {:032x}", 7))).unwrap();
+            assert_eq!(Folder::open(&path).unwrap().store_id(), StoreId(7u128.to_be_bytes()));
+            assert!(fs::read_to_string(path.join("STORE")).unwrap().starts_with(&format!("dateline store {FORMAT_VERSION} id ")));
+            assert_eq!(Folder::open(&path).unwrap().store_id(), StoreId(7u128.to_be_bytes()));
+        }
     }
 }

@@ -7,10 +7,10 @@
 //! A file (a segment) begins with a block of [`BLOCK`] bytes: magic, store id, number of the file, number of its first group,
 //! checksum. Frames follow, each at a block boundary so that writing one never touches a block of another that was
 //! acknowledged: magic (4 bytes), length of the content (4), group (8), number of the file (8), checksum of all that but for the
-//! payloads (XXH3-64, 8), checksum of everything (8), content: length of the payloads (4), payloads, mutations. Where a payload
-//! is damaged the first checksum tells that the mutations are not. A file is zero-filled ahead of small frames, and one that is
-//! no longer needed is used again: syncing a frame then writes data alone. What an earlier use left behind carries another file
-//! number and is no frame of this one.
+//! payloads (XXH3-64, 8), checksum of everything (8), content: length of the payloads (4), payloads, mutations, which are
+//! compressed where they are many. Where a payload is damaged the first checksum tells that the mutations are not. A file is
+//! zero-filled ahead of small frames, and one that is no longer needed is used again: syncing a frame then writes data alone. What an
+//! earlier use left behind carries another file number and is no frame of this one.
 
 mod frame;
 mod rebuild;

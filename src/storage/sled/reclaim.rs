@@ -127,7 +127,8 @@ impl Reclaimer {
     /// Whether less than half of a segment of so many bytes stands. Looks closer only where the payloads alone do not tell, and
     /// where it did not look lately.
     fn is_worth_it(&mut self, segment: u64, file_bytes: u64, current: u64) -> Result<bool, StoreError> {
-        let live_bytes = self.trees.segment_usage(segment)?.live_bytes;
+        let usage = self.trees.segment_usage(segment)?;
+        let live_bytes = usage.live_bytes;
         let known = self.kept.get(&segment).is_some_and(|kept| {
             // The longer it was as it is, the longer it will stay so.
             let age = kept.current.saturating_sub(segment).max(1);
@@ -142,11 +143,13 @@ impl Reclaimer {
         }
         let mut reader = self.reader(segment)?;
         let oldest = self.is_oldest(segment)?;
-        let (mut standing_bytes, mut seen) = (0, HashSet::new());
+        // Mutations count as they are before compression, those that stand and all of them.
+        let (mut standing_bytes, mut mutation_bytes, mut seen) = (0, 0, HashSet::new());
         while let Some(mutations) = reader.next_group()? {
             for mutation in mutations {
                 self.shared.writable().map_err(StoreError::Failed)?;
                 let bytes = mutation.frame_bytes();
+                mutation_bytes += bytes as u64;
                 standing_bytes += match self.standing(segment, mutation, oldest)? {
                     Some(Standing::Payload { location, header, .. }) if seen.insert(location.offset) => bytes + header.payload_bytes(),
                     Some(Standing::Mutation(_)) => bytes,
@@ -154,7 +157,8 @@ impl Reclaimer {
                 };
             }
         }
-        let worth_it = standing_bytes as u64 * 2 < file_bytes;
+        let all_bytes = file_bytes.max(usage.payload_bytes + mutation_bytes);
+        let worth_it = standing_bytes as u64 * 2 < all_bytes;
         if !worth_it {
             self.kept.insert(segment, Kept { live_bytes, current });
         }

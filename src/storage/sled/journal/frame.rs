@@ -4,6 +4,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::BLOCK;
 use crate::storage::StoreError;
+use crate::storage::compression::plain;
 use crate::storage::sled::keys::Tree;
 
 const MAGIC: u32 = 0x444c_4632;
@@ -12,6 +13,10 @@ pub(super) const HEADER_BYTES: usize = 40;
 pub(super) const PAYLOADS_AT: usize = HEADER_BYTES + 4;
 /// A group holds a few megabytes and at most one batch more: longer content is damage.
 const MAX_CONTENT_BYTES: u32 = 1 << 30;
+/// Mutations of so many bytes are compressed. Fewer lie in few blocks, and are smaller by a part of one.
+const MANY_BYTES: usize = 16 << 10;
+/// What stands before compressed mutations, where the first one's tree would. Stands in stores: never a tree's number.
+const COMPRESSED: u8 = 0xff;
 
 /// One change of one tree: this key has this value, or none.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,7 +27,7 @@ pub struct Mutation {
 }
 
 impl Mutation {
-    /// Bytes that it takes in a frame.
+    /// Bytes that it takes in a frame before compression.
     pub fn frame_bytes(&self) -> usize {
         10 + self.key.len() + self.value.as_ref().map_or(0, Vec::len)
     }
@@ -39,18 +44,19 @@ impl Frame {
     /// The frame of a group.
     pub fn new<'a>(group: u64, payloads: &[Vec<u8>], mutations: impl Iterator<Item = &'a Mutation> + Clone) -> Self {
         let payload_bytes = payloads.iter().map(Vec::len).sum::<usize>();
-        let total = PAYLOADS_AT + payload_bytes + mutations.clone().map(Mutation::frame_bytes).sum::<usize>();
-        let mut bytes = Vec::with_capacity(total.next_multiple_of(BLOCK));
+        let mutation_bytes = mutations.clone().map(Mutation::frame_bytes).sum::<usize>();
+        let mut bytes = Vec::with_capacity((PAYLOADS_AT + payload_bytes + mutation_bytes).next_multiple_of(BLOCK));
         bytes.resize(HEADER_BYTES, 0);
         bytes.extend_from_slice(&(payload_bytes as u32).to_be_bytes());
         payloads.iter().for_each(|payload| bytes.extend_from_slice(payload));
-        for Mutation { tree, key, value } in mutations {
-            bytes.push(*tree as u8);
-            bytes.push(u8::from(value.is_some()));
-            bytes.extend_from_slice(&(key.len() as u32).to_be_bytes());
-            bytes.extend_from_slice(&(value.as_ref().map_or(0, Vec::len) as u32).to_be_bytes());
-            bytes.extend_from_slice(key);
-            bytes.extend_from_slice(value.as_deref().unwrap_or_default());
+        let mutations_at = bytes.len();
+        mutations.for_each(|mutation| put_mutation(&mut bytes, mutation));
+        if mutation_bytes >= MANY_BYTES
+            && let Some(compressed) = plain::compress(&bytes[mutations_at..])
+        {
+            bytes.truncate(mutations_at);
+            bytes.push(COMPRESSED);
+            bytes.extend_from_slice(&compressed);
         }
         Self { group, bytes }
     }
@@ -141,11 +147,25 @@ impl FrameHeader {
     }
 }
 
+fn put_mutation(out: &mut Vec<u8>, Mutation { tree, key, value }: &Mutation) {
+    out.push(*tree as u8);
+    out.push(u8::from(value.is_some()));
+    out.extend_from_slice(&(key.len() as u32).to_be_bytes());
+    out.extend_from_slice(&(value.as_ref().map_or(0, Vec::len) as u32).to_be_bytes());
+    out.extend_from_slice(key);
+    out.extend_from_slice(value.as_deref().unwrap_or_default());
+}
+
 /// The mutations in the content of a frame whose checksum holds.
 pub(super) fn decode_mutations(content: &[u8]) -> Result<Vec<Mutation>, StoreError> {
     let nonsense = || StoreError::damaged("a frame of the journal", "its content makes no sense");
     let (payload_bytes, rest) = content.split_first_chunk().ok_or_else(nonsense)?;
     let mut rest = rest.get(u32::from_be_bytes(*payload_bytes) as usize..).ok_or_else(nonsense)?;
+    let decompressed;
+    if let Some((&COMPRESSED, compressed)) = rest.split_first() {
+        decompressed = plain::decompress(compressed, MAX_CONTENT_BYTES as usize).ok_or_else(nonsense)?;
+        rest = &decompressed;
+    }
     let mut mutations = Vec::new();
     while !rest.is_empty() {
         let (mutation, after) = split_mutation(rest).ok_or_else(nonsense)?;
@@ -163,4 +183,55 @@ fn split_mutation(mutations: &[u8]) -> Option<(Mutation, &[u8])> {
     let (value, rest) = rest.split_at_checked(u32::from_be_bytes(*value_bytes) as usize)?;
     let value = (*has_value == 1).then(|| value.to_vec());
     Some((Mutation { tree: Tree::from_number(*tree)?, key: key.to_vec(), value }, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As a load makes them: much alike, but for what no compression makes smaller.
+    fn mutations(count: u8) -> Vec<Mutation> {
+        let value = |number: u8| [&[number][..], &b"a record's header, and an address ".repeat(8)].concat();
+        let mutation = |number| Mutation { tree: Tree::Articles, key: vec![b'k', number], value: Some(value(number)) };
+        let cleared = Mutation { tree: Tree::Tombstones, key: b"gone".to_vec(), value: None };
+        (0..count).map(mutation).chain([cleared]).collect()
+    }
+
+    fn content(payloads: &[Vec<u8>], mutations: &[Mutation]) -> Vec<u8> {
+        Frame::new(1, payloads, mutations.iter()).bytes.split_off(HEADER_BYTES)
+    }
+
+    #[test]
+    fn many_mutations_are_compressed_and_payloads_stay_where_they_are() {
+        let payloads = [b"payload".repeat(3), vec![COMPRESSED; 5]];
+        let payload_bytes = payloads.concat();
+        for count in [0, 10, 100] {
+            let (mutations, raw) = (mutations(count), mutations(count).iter().map(Mutation::frame_bytes).sum::<usize>());
+            let content = content(&payloads, &mutations);
+            assert_eq!(decode_mutations(&content).unwrap(), mutations);
+            assert_eq!(content[4..4 + payload_bytes.len()], payload_bytes);
+            let bytes = content.len() - 4 - payload_bytes.len();
+            if count == 100 { assert!(bytes * 10 < raw, "{bytes} of {raw}") } else { assert_eq!(bytes, raw) }
+        }
+        assert!(Tree::from_number(COMPRESSED).is_none());
+    }
+
+    #[test]
+    fn compressed_mutations_that_make_no_sense_are_damage() {
+        let content = content(&[], &mutations(100));
+        for end in 5..content.len() {
+            assert!(decode_mutations(&content[..end]).is_err(), "{end}");
+        }
+        let nested = [&[0, 0, 0, 0, COMPRESSED][..], &plain::compress(&[COMPRESSED; 100]).unwrap()].concat();
+        assert!(decode_mutations(&nested).is_err());
+    }
+
+    #[test]
+    fn compressed_mutations_of_an_earlier_version_are_read() {
+        let golden = include_str!("../../../../tests/golden/compressed-mutations-v1.hex").trim();
+        let digits: Vec<_> = golden.chars().map(|digit| digit.to_digit(16).unwrap() as u8).collect();
+        let content: Vec<_> = digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect();
+        assert_eq!(content[4], COMPRESSED);
+        assert_eq!(decode_mutations(&content).unwrap(), mutations(100));
+    }
 }
