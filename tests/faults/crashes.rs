@@ -35,7 +35,7 @@ pub async fn test(plan: Plan) -> Result<String, String> {
     let mut failures = Failures::default();
     while done < images {
         let scratch = Scratch::new(&plan)?;
-        let recorded = Session::record(&scratch, plan.number(3, 6, 6), &mut chance).await?;
+        let recorded = Session::record(&scratch, plan.number(3, 6, 6), &mut chance).await.map_err(|error| scratch.explain(&error))?;
         operations += recorded.operations.len();
         acknowledged += recorded.acknowledged;
         let number = images_each.min(images - done);
@@ -83,16 +83,17 @@ impl Session {
             settle(&daemon.connect().await?, &session.oracle, chance).await?;
             let load = Load::start(&daemon, &session.oracle, Mix::of(Texts::Mixed, keys), chance).await?;
             sleep(Duration::from_millis(chance.u64(150..400))).await; // ok: how much is written is drawn by lot
-            let counters = if chance.u8(..3) == 0 {
+            let killed = chance.u8(..3) > 0;
+            let counters = if killed {
+                daemon.kill().await?;
+                load.finish().await?
+            } else {
                 let counters = load.finish().await?;
                 daemon.stop().await?;
                 counters
-            } else {
-                daemon.kill().await?;
-                load.finish().await?
             };
             session.acknowledged += counters.acknowledged();
-            reader.read(&trace, &root)?;
+            reader.read(&trace, &root, killed)?;
             remove_traces(scratch, &trace)?;
         }
         session.operations = reader.operations();

@@ -59,8 +59,9 @@ enum Open {
 }
 
 impl Reader {
-    /// Takes in the recording of one life, which has ended. `root` is the folder whose contents count.
-    pub fn read(&mut self, prefix: &Path, root: &Path) -> Result<(), String> {
+    /// Takes in the recording of one life, which has ended. `root` is the folder whose contents count. `killed` says
+    /// whether SIGKILL ended it.
+    pub fn read(&mut self, prefix: &Path, root: &Path, killed: bool) -> Result<(), String> {
         let (folder, name) = (prefix.parent().unwrap_or(root), prefix.file_name().unwrap_or_default().to_string_lossy().into_owned());
         let failed = |error| format!("no recording of system calls: {error}");
         let mut calls = Vec::new();
@@ -68,9 +69,14 @@ impl Reader {
             let path = entry.map_err(failed)?.path();
             if path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(&format!("{name}."))) {
                 let text = fs::read(&path).map_err(failed)?;
+                let mut of_thread = Vec::new();
                 for line in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-                    calls.extend(Call::parse(line).map_err(|error| format!("{error}: {:.200}", String::from_utf8_lossy(line)))?);
+                    of_thread.extend(Call::parse(line).map_err(|error| format!("{error}: {:.200}", String::from_utf8_lossy(line)))?);
                 }
+                // Where a thread is killed before strace has asked for the result of its last call, strace shows that of another.
+                let last = of_thread.last_mut().filter(|last| killed && last.has_strange_result());
+                last.into_iter().for_each(|last| last.result = None);
+                calls.append(&mut of_thread);
             }
         }
         // A call that the end of the life cut short may have done something as late as then.
@@ -155,11 +161,13 @@ impl Reader {
             ("pwrite64", Some(Open::File { file, .. })) => {
                 let at = call.numbers.get(2).copied().ok_or("its place is not recorded")? as u64;
                 let written = call.result.map_or_else(|| self.found(root, *file, at, &call.bytes), |result| result as usize);
-                operations.push(Operation::Write { file: *file, at, bytes: call.bytes[..written].to_vec() });
+                let bytes = call.bytes.get(..written).ok_or_else(|| format!("{written} of {} bytes, {call:?}", call.bytes.len()))?;
+                operations.push(Operation::Write { file: *file, at, bytes: bytes.to_vec() });
             }
             ("write", Some(Open::File { file, at })) => {
                 let written = call.result.map_or_else(|| self.found(root, *file, *at, &call.bytes), |result| result as usize);
-                operations.push(Operation::Write { file: *file, at: *at, bytes: call.bytes[..written].to_vec() });
+                let bytes = call.bytes.get(..written).ok_or_else(|| format!("{written} of {} bytes, {call:?}", call.bytes.len()))?;
+                operations.push(Operation::Write { file: *file, at: *at, bytes: bytes.to_vec() });
                 *at += written as u64;
             }
             ("fsync" | "fdatasync", Some(Open::File { file, .. })) => operations.push(Operation::Sync { file: *file }),
@@ -247,6 +255,7 @@ pub fn moved(path: &str, from: &str, to: &str) -> Option<String> {
 }
 
 /// A line of a recording.
+#[derive(Debug)]
 struct Call {
     began: u64,
     ended: u64,
@@ -261,6 +270,12 @@ struct Call {
 }
 
 impl Call {
+    /// Whether it seems to have failed, or to have written another number of bytes than it was to.
+    fn has_strange_result(&self) -> bool {
+        let is_write = matches!(self.name.as_str(), "write" | "pwrite64");
+        self.result.is_some_and(|result| result < 0 || (is_write && result != self.bytes.len() as i64))
+    }
+
     /// Reads a line such as `1700000000.000001 pwrite64(5, "\x61", 1, 0) = 1 <0.000009>`; `None` where it is no call.
     fn parse(line: &[u8]) -> Result<Option<Self>, String> {
         // A call that was cut short is one without a result.
