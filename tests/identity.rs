@@ -314,9 +314,25 @@ proptest! {
     fn awkward_urls_keep_every_promise_and_none_is_lost(text in awkward_url()) {
         let parsed = CanonicalUrl::parse(&text);
         prop_assert_eq!(parsed.is_ok(), url::Url::parse(&text).is_ok(), "{:?}", parsed);
+        // Resolving always asks the URL standard's parser, whatever the URL looks like.
+        prop_assert_eq!(CanonicalUrl::resolve(&text).map(|resolution| resolution.url), parsed.clone());
         if let Ok(url) = parsed {
             check_promises(&url);
         }
+    }
+
+    #[test]
+    fn what_looks_plain_is_what_the_parser_makes_of_it(
+        text in "https?://(www\\.){0,2}([a-z0-9-]{1,4}\\.){0,3}[a-z0-9x-]{1,3}/[a-zA-Z0-9/._~!$&'()*+,;=:@-]{0,12}(\\?[a-z0-9&=?'._~!$()*+,;:@/-]{0,12})?",
+        odd in prop::option::weighted(0.3, (any::<prop::sample::Index>(), any::<char>())),
+    ) {
+        let mut text: Vec<char> = text.chars().collect();
+        if let Some((place, odd)) = odd {
+            let place = place.index(text.len());
+            text[place] = odd;
+        }
+        let text = String::from_iter(text);
+        prop_assert_eq!(CanonicalUrl::parse(&text), CanonicalUrl::resolve(&text).map(|resolution| resolution.url));
     }
 
     #[test]

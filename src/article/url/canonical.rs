@@ -8,11 +8,15 @@ use std::fmt::Write as _;
 
 use url::{Host, Url};
 
+use super::plain::PlainUrl;
 use super::rules::{Applied, UrlRule, is_tracking};
 use super::{MAX_BYTES, UrlError, surt};
 
 /// What every canonical URL starts with.
 pub(super) const SCHEME: &str = "https://";
+
+/// Room for any address in a key, and its port.
+const ADDRESS_BYTES: usize = 64;
 
 /// Parses an http or https URL as the WHATWG URL standard says.
 pub(super) fn whatwg(text: &str) -> Result<Url, UrlError> {
@@ -28,24 +32,42 @@ pub(super) fn key_of(url: &Url, applied: &mut Applied) -> Result<Box<str>, UrlEr
     applied.note(UrlRule::UserInfoDropped, !url.username().is_empty() || url.password().is_some());
     applied.note(UrlRule::FragmentDropped, url.fragment().is_some());
 
+    let port = url.port().filter(|port| !matches!(port, 80 | 443));
+    applied.note(UrlRule::DefaultPortDropped, url.port() != port);
     let host = canonical_host(parsed_host, applied);
-    let mut key = String::with_capacity(url.as_str().len());
-    surt::push_host(&mut key, &host);
+    key_of_parts(&host, port, url.path(), url.query(), applied)
+}
+
+/// The key of a plain URL, which is the one that [`key_of`] gives.
+pub(super) fn key_of_plain(text: &str, plain: &PlainUrl<'_>) -> Result<Box<str>, UrlError> {
+    within_limit(text.len())?;
+    key_of_parts(&Host::Domain(plain.domain), None, plain.path, plain.query, &mut Applied::default())
+}
+
+fn key_of_parts(
+    host: &Host<&str>,
+    port: Option<u16>,
+    path: &str,
+    query: Option<&str>,
+    applied: &mut Applied,
+) -> Result<Box<str>, UrlError> {
+    // Mostly exact: every label is followed by a comma, and all of them by the parenthesis.
+    let host_bytes = if let Host::Domain(domain) = host { domain.len() + ",)".len() } else { ADDRESS_BYTES };
+    let mut key = String::with_capacity(host_bytes + path.len() + query.map_or(0, |query| "?".len() + query.len()));
+    surt::push_host(&mut key, host);
     let key_host_len = key.len();
     let host_len = if let Host::Domain(domain) = host { domain.len() } else { key_host_len };
 
-    let port = url.port().filter(|port| !matches!(port, 80 | 443));
-    applied.note(UrlRule::DefaultPortDropped, url.port() != port);
     if let Some(port) = port {
         // Writing to a string cannot fail.
         let _ = write!(key, ":{port}");
     }
     key.push(surt::END);
 
-    let path = upper_case_escapes(url.path());
+    let path = upper_case_escapes(path);
     applied.note(UrlRule::PercentEscapesUpperCased, matches!(path, Cow::Owned(_)));
     key.push_str(&path);
-    if let Some(query) = url.query() {
+    if let Some(query) = query {
         push_query(&mut key, query, applied);
     }
     within_limit(SCHEME.len() + host_len + (key.len() - key_host_len) - surt::END.len_utf8())?;

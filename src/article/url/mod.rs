@@ -5,11 +5,13 @@
 //! [`RULES_VERSION`], since it changes which articles are the same one.
 
 mod canonical;
+mod plain;
 mod rules;
 mod surt;
 
 use std::fmt;
 
+use plain::PlainUrl;
 use rules::Applied;
 pub use rules::UrlRule;
 
@@ -62,8 +64,11 @@ impl CanonicalUrl {
     /// # Errors
     /// Where the text is no URL, has another scheme, or is too long.
     pub fn parse(text: &str) -> Result<Self, UrlError> {
-        let parsed = canonical::whatwg(text)?;
-        canonical::key_of(&parsed, &mut Applied::default()).map(Self)
+        let key = match PlainUrl::of(text) {
+            Some(plain) => canonical::key_of_plain(text, &plain)?,
+            None => canonical::key_of(&canonical::whatwg(text)?, &mut Applied::default())?,
+        };
+        Ok(Self(key))
     }
 
     /// The same as [`parse`](Self::parse), and tells which rules changed something. Slower: meant for people who ask.
