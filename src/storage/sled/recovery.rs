@@ -45,7 +45,7 @@ impl Parts {
             folder.note_rebuild("the machine stopped while the store was open, or this is a copy of an open one")?;
         }
         if let Some(reason) = folder.rebuild_reason()? {
-            tracing::warn!(reason, "the indexes are built anew from the journal, which takes a second for every 100,000 articles");
+            tracing::warn!(reason, "the indexes are built anew from the journal, which takes two seconds for every 100,000 articles");
             match attempt(Source::Journal) {
                 Err(error) => tracing::warn!(%error, "they cannot be built anew: what is whole is served"),
                 opened => return opened,
@@ -53,7 +53,7 @@ impl Parts {
         }
         match attempt(Source::Sled) {
             Err(refused @ (StoreError::Damaged { .. } | StoreError::Failed(_))) => {
-                tracing::warn!(%refused, "sled's files are of no use: they are built anew from the journal, which takes a second for every 100,000 articles");
+                tracing::warn!(%refused, "sled's files are of no use: they are built anew from the journal, which takes two seconds for every 100,000 articles");
                 attempt(Source::Journal).map_err(|error| {
                     tracing::warn!(%error, "they cannot be built anew");
                     refused
