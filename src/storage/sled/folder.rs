@@ -12,7 +12,7 @@
 //! | `journal/` | the groups since then, and the payloads of all records |
 //! | `sled/` | the trees |
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -109,6 +109,18 @@ impl Folder {
     /// The file that says that sled's files are being written to.
     pub fn running_path(&self) -> PathBuf {
         self.path.join("RUNNING")
+    }
+
+    /// Notes, durably, that sled's files are being written to, in words of the file that says so.
+    pub fn write_running(&self, text: impl FnOnce(&Metadata) -> String) -> Result<(), StoreError> {
+        write_whole_of(&self.path, "RUNNING", text)
+    }
+
+    /// Notes, durably, that they are not any more.
+    pub fn clear_running(&self) -> Result<(), StoreError> {
+        let path = self.running_path();
+        fs::remove_file(&path).map_err(|error| StoreError::io(format!("cannot remove {}", path.display()), error))?;
+        sync_folder(&self.path)
     }
 
     /// Why sled is to be built anew; nothing where it is not.
@@ -260,9 +272,15 @@ fn read_optional(path: &Path) -> Result<Option<String>, StoreError> {
 }
 
 fn write_whole(folder: &Path, name: &str, text: &str) -> Result<(), StoreError> {
+    write_whole_of(folder, name, |_| text.to_owned())
+}
+
+/// The same with a text that speaks of the file itself.
+fn write_whole_of(folder: &Path, name: &str, text: impl FnOnce(&Metadata) -> String) -> Result<(), StoreError> {
     let (path, new) = (folder.join(name), folder.join(format!("{name}.new")));
     let mut file = private_file(&new, OpenOptions::new().create(true).truncate(true).write(true))?;
-    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&new, &path));
+    let written = file.metadata().and_then(|metadata| file.write_all(text(&metadata).as_bytes()));
+    let written = written.and_then(|()| file.sync_all()).and_then(|()| fs::rename(&new, &path));
     written.map_err(|error| StoreError::io(format!("cannot write {}", path.display()), error))?;
     sync_folder(folder)
 }

@@ -5,15 +5,14 @@
 //! machine stopped nobody knows. The note tells the two apart: it names the run of the kernel, and itself, so that neither the
 //! next run takes it for its own nor whoever finds it in a copy. It goes when the store is closed and everything is synced.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::Write as _;
+use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::folder::{Folder, private_file, sync_folder};
+use super::folder::{Folder, sync_folder};
 use crate::storage::StoreError;
 use crate::storage::planted::{Fault, planted};
 
@@ -31,15 +30,7 @@ pub struct Running {
 impl Running {
     /// Makes the note, durably. To be called before sled is opened.
     pub fn begin(folder: Arc<Folder>) -> Result<Self, StoreError> {
-        let path = folder.running_path();
-        let new = path.with_extension("new");
-        let parent = path.parent().unwrap_or(Path::new("."));
-        let written = private_file(&new, OpenOptions::new().create(true).truncate(true).write(true)).and_then(|mut file| {
-            let written = file.metadata().and_then(|metadata| file.write_all(text(boot_id().as_deref(), &metadata).as_bytes()));
-            let written = written.and_then(|()| file.sync_all()).and_then(|()| fs::rename(&new, &path));
-            written.map_err(|error| StoreError::io(format!("cannot write {}", path.display()), error))
-        });
-        written.and_then(|()| sync_folder(parent))?;
+        folder.write_running(|file| text(boot_id().as_deref(), file))?;
         Ok(Self { folder, closed: AtomicBool::new(false) })
     }
 
@@ -52,9 +43,7 @@ impl Running {
         let sled = self.folder.sled_path();
         wait_for_sled(&sled)?;
         sync_below(&sled)?;
-        let path = self.folder.running_path();
-        fs::remove_file(&path).map_err(|error| StoreError::io(format!("cannot remove {}", path.display()), error))?;
-        sync_folder(path.parent().unwrap_or(Path::new(".")))
+        self.folder.clear_running()
     }
 }
 
