@@ -270,10 +270,14 @@ struct Call {
 }
 
 impl Call {
-    /// Whether it seems to have failed, or to have written another number of bytes than it was to.
+    /// Whether it seems to have failed, or to have written another number of bytes than it was to; or whether its file tells better.
     fn has_strange_result(&self) -> bool {
-        let is_write = matches!(self.name.as_str(), "write" | "pwrite64");
-        self.result.is_some_and(|result| result < 0 || (is_write && result != self.bytes.len() as i64))
+        let of_success = match self.name.as_str() {
+            "write" | "pwrite64" => self.result == Some(self.bytes.len() as i64),
+            "ftruncate" => false,
+            _ => self.result.is_some_and(|result| result >= 0),
+        };
+        !of_success
     }
 
     /// Reads a line such as `1700000000.000001 pwrite64(5, "\x61", 1, 0) = 1 <0.000009>`; `None` where it is no call.
