@@ -61,7 +61,7 @@ finding_kinds! {
     RevisionDamaged = "REVISION_DAMAGED";
     /// An article is not in the index by URL.
     IndexEntryMissing = "INDEX_ENTRY_MISSING";
-    /// The index by URL names an article that is not there.
+    /// The index by URL has more entries than there are articles.
     IndexEntryStray = "INDEX_ENTRY_STRAY";
     /// The articles of a day are not those that its manifest says.
     DayIncomplete = "DAY_INCOMPLETE";

@@ -6,7 +6,7 @@
 //! | revisions | article key, 0, revision (8 bytes) | an earlier revision, likewise |
 //! | segments | number of a segment of the journal that is still needed (8 bytes) | how much of its payloads is in use, its last group |
 //! | tombstones | article key | last revision and its digest |
-//! | urls | URL key, 0, date | nothing: the index by URL |
+//! | url_dates | fingerprint of the URL key (16 bytes), date | nothing: the index by URL |
 //! | changes | sequence of a change (8 bytes) | the change, or a run of those that were made with it |
 //! | days | date | the day's manifest: count and checksum of its articles |
 //! | streams | id of an ingest stream | its position |
@@ -18,11 +18,16 @@
 //!
 //! All numbers are big-endian, so that the order of bytes is the order of the numbers. A URL key and the id of a stream
 //! are printable ASCII, so the byte 0 after it ends it.
+//!
+//! The index by URL answers one question: which dates are there for a URL? So it needs no order of URLs, and a short fingerprint
+//! in the place of a URL of some hundred bytes makes its leaves a fifth as large, which sled writes anew again and again.
+
+use sha2::{Digest as _, Sha256};
 
 use crate::article::{ArticleDate, ArticleKey, CanonicalUrl};
 use crate::storage::{IngestStreamId, StoreError};
 
-/// One of the trees. The numbers stand in the journal: never change or reuse one.
+/// One of the trees. The numbers stand in the journal: never change or reuse one, nor 5, which is [`URLS_OF_FORMAT_5`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Tree {
@@ -30,13 +35,20 @@ pub enum Tree {
     Revisions = 2,
     Segments = 3,
     Tombstones = 4,
-    Urls = 5,
     Changes = 6,
     Days = 7,
     Streams = 8,
     State = 9,
     Dictionaries = 10,
+    Urls = 11,
 }
+
+/// Up to format 5 of the data folder the index by URL was another tree: its number in the journal.
+pub const URLS_OF_FORMAT_5: u8 = 5;
+/// The name in sled of that tree.
+pub const URLS_NAME_OF_FORMAT_5: &str = "urls";
+/// Bytes of a URL's fingerprint: nobody finds two URLs of the same.
+const FINGERPRINT_BYTES: usize = 16;
 
 impl Tree {
     pub const ALL: [Self; 10] = [
@@ -44,13 +56,19 @@ impl Tree {
         Self::Revisions,
         Self::Segments,
         Self::Tombstones,
-        Self::Urls,
         Self::Changes,
         Self::Days,
         Self::Streams,
         Self::State,
         Self::Dictionaries,
+        Self::Urls,
     ];
+
+    /// Its place among all.
+    pub fn place(self) -> usize {
+        let number = self as u8;
+        usize::from(number - 1 - u8::from(number > URLS_OF_FORMAT_5))
+    }
 
     /// The tree's name in sled.
     pub fn name(self) -> &'static str {
@@ -59,7 +77,7 @@ impl Tree {
             Self::Revisions => "revisions",
             Self::Segments => "segments",
             Self::Tombstones => "tombstones",
-            Self::Urls => "urls",
+            Self::Urls => "url_dates",
             Self::Changes => "changes",
             Self::Days => "days",
             Self::Streams => "streams",
@@ -92,11 +110,21 @@ pub fn article_prefix(date: ArticleDate, url_prefix: &str) -> Vec<u8> {
 
 /// The inverse of [`article_key`].
 pub fn parse_article_key(bytes: &[u8]) -> Result<ArticleKey, StoreError> {
+    let (date, url) = split_article_key(bytes)?;
+    Ok(ArticleKey { date, url: CanonicalUrl::from_stored_key(url) })
+}
+
+/// The URL key in the key of an article, without a copy.
+pub fn url_key_of(article_key: &[u8]) -> Result<&str, StoreError> {
+    split_article_key(article_key).map(|(_, url)| url)
+}
+
+fn split_article_key(bytes: &[u8]) -> Result<(ArticleDate, &str), StoreError> {
     let damaged = || StoreError::damaged("a key of the article tree", format!("{:?} is no article key", String::from_utf8_lossy(bytes)));
     let (date, url) = bytes.split_first_chunk::<4>().ok_or_else(damaged)?;
     let date = ArticleDate::from_number(u32::from_be_bytes(*date)).ok_or_else(damaged)?;
     let url = std::str::from_utf8(url).ok().filter(|url| url.contains(")/")).ok_or_else(damaged)?;
-    Ok(ArticleKey { date, url: CanonicalUrl::from_stored_key(url) })
+    Ok((date, url))
 }
 
 /// The key of an earlier revision.
@@ -128,26 +156,39 @@ pub fn parse_revision_number(bytes: &[u8]) -> Result<u64, StoreError> {
 
 /// The key of an entry of the index by URL.
 pub fn url_index_key(key: &ArticleKey) -> Vec<u8> {
-    let mut bytes = url_index_prefix(&key.url);
-    bytes.extend_from_slice(&key.date.number().to_be_bytes());
+    index_key(key.url.key().as_bytes(), key.date)
+}
+
+/// What all index entries of a URL begin with: the beginning of the SHA-256 of its key.
+pub fn url_index_prefix(url: &CanonicalUrl) -> [u8; FINGERPRINT_BYTES] {
+    fingerprint(url.key().as_bytes())
+}
+
+/// The date in the key of an entry of the index by URL.
+pub fn parse_url_index_key(bytes: &[u8]) -> Result<ArticleDate, StoreError> {
+    let date = bytes.split_last_chunk::<4>().filter(|(fingerprint, _)| fingerprint.len() == FINGERPRINT_BYTES);
+    let date = date.and_then(|(_, date)| ArticleDate::from_number(u32::from_be_bytes(*date)));
+    date.ok_or_else(|| StoreError::damaged("a key of the index by URL", "it is no fingerprint and date"))
+}
+
+/// The key for what stood in the index by URL up to format 5: the URL key, 0, the date. `None` where it is nothing like that.
+pub fn url_index_key_of_format_5(bytes: &[u8]) -> Option<Vec<u8>> {
+    let (url, date) = bytes.split_last_chunk::<4>()?;
+    let date = ArticleDate::from_number(u32::from_be_bytes(*date))?;
+    url.strip_suffix(&[0]).map(|url| index_key(url, date))
+}
+
+fn index_key(url_key: &[u8], date: ArticleDate) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(FINGERPRINT_BYTES + 4);
+    bytes.extend_from_slice(&fingerprint(url_key));
+    bytes.extend_from_slice(&date.number().to_be_bytes());
     bytes
 }
 
-/// What all index entries of a URL begin with.
-pub fn url_index_prefix(url: &CanonicalUrl) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(url.key().len() + 5);
-    bytes.extend_from_slice(url.key().as_bytes());
-    bytes.push(0);
+fn fingerprint(url_key: &[u8]) -> [u8; FINGERPRINT_BYTES] {
+    let mut bytes = [0; FINGERPRINT_BYTES];
+    bytes.copy_from_slice(&Sha256::digest(url_key)[..FINGERPRINT_BYTES]);
     bytes
-}
-
-/// The inverse of [`url_index_key`], without a copy.
-pub fn parse_url_index_key(bytes: &[u8]) -> Result<(&str, ArticleDate), StoreError> {
-    let parts = bytes.split_last_chunk::<4>().and_then(|(url, date)| {
-        let url = std::str::from_utf8(url.strip_suffix(&[0])?).ok()?;
-        Some((url, ArticleDate::from_number(u32::from_be_bytes(*date))?))
-    });
-    parts.ok_or_else(|| StoreError::damaged("a key of the URL index", format!("{:?} is no index key", String::from_utf8_lossy(bytes))))
 }
 
 /// The id of an ingest stream in the key of its position.
@@ -230,7 +271,10 @@ mod tests {
         for key in &keys {
             assert_eq!(&parse_article_key(&article_key(key)).unwrap(), key);
             let index_key = url_index_key(key);
-            assert_eq!(parse_url_index_key(&index_key).unwrap(), (key.url.key(), key.date));
+            assert_eq!(parse_url_index_key(&index_key).unwrap(), key.date);
+            assert!(index_key.starts_with(&url_index_prefix(&key.url)));
+            let earlier = [key.url.key().as_bytes(), &[0], &day_key(key.date)].concat();
+            assert_eq!(url_index_key_of_format_5(&earlier), Some(index_key));
             assert_eq!(parse_day_key(&day_key(key.date)).unwrap(), key.date);
         }
         let mut by_bytes = keys.clone();
@@ -260,7 +304,17 @@ mod tests {
         for bytes in [&b""[..], b"123", b"\0\0\0\0com,example,)/", b"\x01\x34\xd6\x65\xff)/"] {
             assert!(parse_article_key(bytes).is_err());
             assert!(parse_url_index_key(bytes).is_err());
+            assert!(url_index_key_of_format_5(bytes).is_none());
         }
+    }
+
+    #[test]
+    fn every_tree_has_its_place_and_no_number_means_two() {
+        for (place, tree) in Tree::ALL.into_iter().enumerate() {
+            assert_eq!((tree.place(), Tree::from_number(tree as u8)), (place, Some(tree)));
+            assert_ne!(tree.name(), URLS_NAME_OF_FORMAT_5);
+        }
+        assert!(Tree::from_number(URLS_OF_FORMAT_5).is_none());
     }
 
     #[test]

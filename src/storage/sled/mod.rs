@@ -8,6 +8,7 @@ mod builder;
 mod change_log;
 mod checkpoint;
 mod committer;
+mod counts;
 mod damage;
 mod days;
 mod dictionaries;

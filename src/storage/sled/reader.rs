@@ -1,6 +1,5 @@
 //! Reading from the trees. Everything here blocks; the store runs it on its pool.
 
-use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use super::entry;
@@ -8,9 +7,9 @@ use super::keys::{self, Tree};
 use super::pool::Cancelled;
 use super::stored::StoredRecord;
 use super::trees::{Trees, sled_error};
-use crate::article::{ArticleDate, ArticleHead, ArticleKey, CanonicalUrl, Filter, StoredArticle, UrlScope};
+use crate::article::{ArticleDate, ArticleHead, ArticleKey, CanonicalUrl, Filter, StoredArticle};
 use crate::storage::record::RecordError;
-use crate::storage::{CountOfGroup, CountRequest, CountedGroup, CountedHost, Direction, GroupBy, Page, ScanRequest, StoreError};
+use crate::storage::{Direction, Page, ScanRequest, StoreError};
 
 /// How often a reader tries again where the article changes under it. Each try needs another write in between.
 pub const TRIES: usize = 100;
@@ -27,7 +26,7 @@ impl Trees {
     /// Of all articles with this URL, the one with the latest date.
     pub fn latest_article(&self, url: &CanonicalUrl) -> Result<Option<StoredArticle>, StoreError> {
         for entry in self.tree(Tree::Urls).scan_prefix(keys::url_index_prefix(url)).keys().rev() {
-            let (_, date) = keys::parse_url_index_key(&entry.map_err(sled_error)?)?;
+            let date = keys::parse_url_index_key(&entry.map_err(sled_error)?)?;
             // The index may be a moment behind the article, which decides.
             if let Some(article) = self.article(&ArticleKey { date, url: url.clone() })? {
                 return Ok(Some(article));
@@ -38,8 +37,19 @@ impl Trees {
 
     /// The dates of a URL's articles, latest first.
     pub fn article_dates(&self, url: &CanonicalUrl, limit: usize) -> Result<Vec<ArticleDate>, StoreError> {
-        let entries = self.tree(Tree::Urls).scan_prefix(keys::url_index_prefix(url)).keys().rev().take(limit);
-        entries.map(|entry| Ok(keys::parse_url_index_key(&entry.map_err(sled_error)?)?.1)).collect()
+        let mut dates = Vec::new();
+        for entry in self.tree(Tree::Urls).scan_prefix(keys::url_index_prefix(url)).keys().rev() {
+            if dates.len() == limit {
+                break;
+            }
+            let date = keys::parse_url_index_key(&entry.map_err(sled_error)?)?;
+            self.check_day(date)?;
+            // Here, too, the article decides.
+            if self.get(Tree::Articles, &keys::article_prefix(date, url.key()))?.is_some() {
+                dates.push(date);
+            }
+        }
+        Ok(dates)
     }
 
     /// A page of articles.
@@ -55,35 +65,6 @@ impl Trees {
     /// A page of heads.
     pub fn scan_heads(&self, request: &ScanRequest, cancelled: &Cancelled) -> Result<Page<ArticleHead>, StoreError> {
         self.page(request, cancelled, |key, _, record| Ok((Some(StoredRecord::decode(&key, &record)?.header.into_head()), true)))
-    }
-
-    /// Counts by what the filter allows to be counted cheapest: the day manifests, or the keys of the URL index.
-    pub fn count(&self, request: &CountRequest, cancelled: &Cancelled) -> Result<Vec<CountOfGroup>, StoreError> {
-        let CountRequest { filter, group_by, limit } = request;
-        match group_by {
-            GroupBy::Total => {
-                let count = if filter.scope == UrlScope::All {
-                    self.manifests(filter, None)?.values().sum()
-                } else {
-                    let mut count = 0;
-                    self.index_entries(filter, None, cancelled, |_, _| count += 1)?;
-                    count
-                };
-                Ok(vec![CountOfGroup { group: CountedGroup::Total, count }])
-            }
-            GroupBy::Day(after) => {
-                let days = if filter.scope == UrlScope::All {
-                    self.manifests(filter, *after)?
-                } else {
-                    let mut days = BTreeMap::new();
-                    self.index_entries(filter, None, cancelled, |_, date| *days.entry(date).or_insert(0) += 1)?;
-                    days
-                };
-                let later = days.into_iter().filter(|(day, _)| after.is_none_or(|after| *day > after));
-                Ok(later.take(*limit).map(|(day, count)| CountOfGroup { group: CountedGroup::Day(day), count }).collect())
-            }
-            GroupBy::Host(after) => self.count_hosts(filter, after.as_ref(), *limit, cancelled),
-        }
     }
 
     /// How many days there are, the first and the last.
@@ -242,85 +223,6 @@ impl Trees {
             Ok(bounds(day, day))
         });
         Ok(Box::new(ranges.filter(move |range| range.as_ref().map_or(true, not_empty))))
-    }
-
-    fn manifests(&self, filter: &Filter, after: Option<ArticleDate>) -> Result<BTreeMap<ArticleDate, u64>, StoreError> {
-        if filter.dates.is_empty() || after.is_some_and(|after| after >= filter.dates.to) {
-            return Ok(BTreeMap::new());
-        }
-        let from = after.and_then(ArticleDate::tomorrow).map_or(filter.dates.from, |next| next.max(filter.dates.from));
-        let entries = self.tree(Tree::Days).range(keys::day_key(from)..=keys::day_key(filter.dates.to));
-        let decode = |entry: sled::Result<(sled::IVec, sled::IVec)>| {
-            let (key, value) = entry.map_err(sled_error)?;
-            Ok((keys::parse_day_key(&key)?, entry::Manifest::decode(&key, &value)?.count))
-        };
-        entries.map(decode).collect()
-    }
-
-    /// Visits the index entries that the filter selects, after those of a host.
-    fn index_entries(
-        &self,
-        filter: &Filter,
-        after: Option<&CountedHost>,
-        cancelled: &Cancelled,
-        mut visit: impl FnMut(&str, ArticleDate),
-    ) -> Result<(), StoreError> {
-        self.index_entries_until(filter, after, cancelled, |url, date| {
-            visit(url, date);
-            true
-        })
-    }
-
-    fn index_entries_until(
-        &self,
-        filter: &Filter,
-        after: Option<&CountedHost>,
-        cancelled: &Cancelled,
-        mut visit: impl FnMut(&str, ArticleDate) -> bool,
-    ) -> Result<(), StoreError> {
-        let prefix = filter.scope.key_prefix().as_bytes();
-        let start = Bound::Included(prefix.to_vec());
-        let start = match after.and_then(|after| keys::after_prefix(after.key_prefix().as_bytes())) {
-            Some(next) => later(start, Bound::Included(next)),
-            None => start,
-        };
-        let end = keys::after_prefix(prefix).map_or(Bound::Unbounded, Bound::Excluded);
-        if let (Bound::Included(start), Bound::Excluded(end)) = (&start, &end)
-            && start >= end
-        {
-            return Ok(());
-        }
-        for (number, entry) in self.tree(Tree::Urls).range::<Vec<u8>, _>((start, end)).keys().enumerate() {
-            if number % 1024 == 0 {
-                cancelled.check()?;
-            }
-            let entry = entry.map_err(sled_error)?;
-            let (url, date) = keys::parse_url_index_key(&entry)?;
-            if filter.dates.contains(date) && !visit(url, date) {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    fn count_hosts(
-        &self,
-        filter: &Filter,
-        after: Option<&CountedHost>,
-        limit: usize,
-        cancelled: &Cancelled,
-    ) -> Result<Vec<CountOfGroup>, StoreError> {
-        let mut hosts: Vec<(CountedHost, u64)> = Vec::new();
-        self.index_entries_until(filter, after, cancelled, |url, _| {
-            let full = hosts.len() == limit;
-            match hosts.last_mut() {
-                Some((host, count)) if url.starts_with(host.key_prefix()) => *count += 1,
-                _ if full => return false,
-                _ => hosts.push((CountedHost::of_key(url), 1)),
-            }
-            true
-        })?;
-        Ok(hosts.into_iter().map(|(host, count)| CountOfGroup { group: CountedGroup::Host(host), count }).collect())
     }
 }
 

@@ -13,7 +13,7 @@ use super::dictionaries;
 use super::entry::SegmentUsage;
 use super::folder::{Folder, create_folder, folder_bytes, sync_folder};
 use super::journal::{Mutation, Segments};
-use super::keys::Tree;
+use super::keys::{self, Tree};
 use super::pin::Pins;
 use super::room;
 use super::running::Running;
@@ -68,6 +68,7 @@ impl Trees {
         }
         let open = |tree: Tree| db.open_tree(tree.name()).map_err(sled_error);
         let trees = Tree::ALL.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        take_over_urls(&db, &trees[Tree::Urls.place()])?;
         let trees = trees.try_into().map_err(|_| StoreError::damaged("sled", "a tree is missing"))?;
         let file = File::open(path.join("db")).map_err(|error| StoreError::io(format!("cannot open {}/db", path.display()), error))?;
         let trees = Self {
@@ -89,7 +90,7 @@ impl Trees {
 
     /// One of the trees.
     pub fn tree(&self, tree: Tree) -> &sled::Tree {
-        &self.trees[tree as usize - 1]
+        &self.trees[tree.place()]
     }
 
     /// Where the payloads are.
@@ -193,6 +194,23 @@ impl Trees {
     pub fn bytes_on_disk(&self) -> u64 {
         folder_bytes(&self.path)
     }
+}
+
+/// Moves what stands in the index by URL of format 5 to the one there is now. Where it was cut off, it begins again.
+fn take_over_urls(db: &sled::Db, urls: &sled::Tree) -> Result<(), StoreError> {
+    if !db.tree_names().iter().any(|name| *name == keys::URLS_NAME_OF_FORMAT_5) {
+        return Ok(());
+    }
+    let earlier = db.open_tree(keys::URLS_NAME_OF_FORMAT_5).map_err(sled_error)?;
+    for key in earlier.iter().keys() {
+        let key = keys::url_index_key_of_format_5(&key.map_err(sled_error)?);
+        let key = key.ok_or_else(|| StoreError::damaged("a key of the index by URL", "it is no URL key and date"))?;
+        urls.insert(key, sled::IVec::default()).map_err(sled_error)?;
+    }
+    db.flush().map_err(sled_error)?;
+    db.drop_tree(keys::URLS_NAME_OF_FORMAT_5).map_err(sled_error)?;
+    tracing::info!("the index by URL was taken over from format 5");
+    Ok(())
 }
 
 /// What an error of sled means for the store.

@@ -128,7 +128,8 @@ fn look(trees: &Trees, tree: Tree, key: &[u8], value: &[u8]) -> Result<Looked, S
         Tree::Revisions => {
             look_at_record(trees, FindingKind::RevisionDamaged, keys::parse_revision_key(key), value).map(|(looked, _)| looked)
         }
-        Tree::Urls => look_at_index_entry(trees, key),
+        // Whether there are more of them than articles is counted with the rest of what is counted.
+        Tree::Urls => sound(keys::parse_url_index_key(key).map(drop)),
         Tree::Changes => look_at_run(trees, key, value),
         Tree::Days => look_at_day(trees, key, value),
         Tree::Tombstones => sound(keys::parse_article_key(key).and_then(|_| Tombstone::decode(key, value)).map(drop)),
@@ -199,22 +200,6 @@ fn look_at_article(trees: &Trees, key: &[u8], value: &[u8]) -> Result<Looked, St
     Ok(looked)
 }
 
-fn look_at_index_entry(trees: &Trees, key: &[u8]) -> Result<Looked, StoreError> {
-    let article =
-        keys::parse_url_index_key(key).map(|(url, date)| ArticleKey { date, url: crate::article::CanonicalUrl::from_stored_key(url) });
-    let article = match article {
-        Ok(article) => article,
-        Err(error) => return Ok(Looked::at(damage(FindingKind::EntryDamaged, None, Err(error)))),
-    };
-    let there = trees.get(Tree::Articles, &keys::article_key(&article))?.is_some();
-    let stray = || Finding {
-        kind: FindingKind::IndexEntryStray,
-        key: Some(article.clone()),
-        detail: "the index by URL names it, but it is not there".into(),
-    };
-    Ok(Looked::at((!there).then(stray)))
-}
-
 fn look_at_run(trees: &Trees, key: &[u8], value: &[u8]) -> Result<Looked, StoreError> {
     let (_, run) = match change_log::decode(key, value) {
         Ok(run) => run,
@@ -282,7 +267,8 @@ fn wrong_total(what: &str, said: u64, found: u64) -> Option<Finding> {
 }
 
 /// What is noted of the use of segments, and of how many earlier revisions and changes there are, against what is there: a segment
-/// that counts as unused is removed. Nothing can be said where something is written meanwhile.
+/// that counts as unused is removed. And whether the index by URL has more entries than there are articles, each of which was found
+/// to have one. Nothing can be said where something is written meanwhile.
 fn usage(trees: &Trees) -> Result<Vec<Finding>, StoreError> {
     let before = state(trees)?;
     let mut earlier_revisions = 0;
@@ -310,7 +296,7 @@ fn usage(trees: &Trees) -> Result<Vec<Finding>, StoreError> {
         wrong_total("earlier revisions", contents.earlier_revisions, earlier_revisions),
         wrong_total("changes in the change log", changes, logged),
     ];
-    let mut findings: Vec<_> = wrong.into_iter().flatten().collect();
+    let mut findings: Vec<_> = wrong.into_iter().flatten().chain(stray_index_entries(trees, contents.articles)?).collect();
     for entry in trees.tree(Tree::Segments).iter() {
         let (key, value) = entry.map_err(sled_error)?;
         let noted = SegmentUsage::decode(&key, &value).map(|usage| usage.live_bytes);
@@ -325,6 +311,16 @@ fn usage(trees: &Trees) -> Result<Vec<Finding>, StoreError> {
         Finding { kind: FindingKind::SegmentUsageWrong, key: None, detail }
     }));
     if state(trees)?.group == before.group { Ok(findings) } else { Ok(Vec::new()) }
+}
+
+fn stray_index_entries(trees: &Trees, articles: u64) -> Result<Option<Finding>, StoreError> {
+    let mut entries = 0;
+    for key in trees.tree(Tree::Urls).iter().keys() {
+        key.map_err(sled_error)?;
+        entries += 1;
+    }
+    let detail = format!("the index by URL has {entries} entries for {articles} articles");
+    Ok((entries > articles).then_some(Finding { kind: FindingKind::IndexEntryStray, key: None, detail }))
 }
 
 /// Reads the frames of the next segment that is complete.
@@ -342,4 +338,92 @@ fn step_of_journal(trees: &Trees, folder: &Folder, cursor: &mut VerifyCursor) ->
     let there = trees.segments().path(segment).exists();
     let finding = damage(FindingKind::JournalDamaged, None, read).filter(|_| there);
     Ok((finding.into_iter().collect(), Some(segment.to_be_bytes().into())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::article::{ArticleDraft, CanonicalUrl, Limits};
+    use crate::storage::sled::SledStore;
+    use crate::storage::{ArticleStore as _, StoreOptions, Write, WriteBatch};
+
+    const URL: &str = "https://example.com/one";
+
+    async fn store(folder: &std::path::Path) -> SledStore {
+        let store = SledStore::open(folder, StoreOptions::default()).unwrap();
+        let write = |date: &str| {
+            let draft = ArticleDraft { date: date.into(), url: URL.into(), body: "text".into(), ..ArticleDraft::default() };
+            Write::put(draft.validate(&Limits::default()).unwrap())
+        };
+        let writes = ["2024-05-01", "2024-05-02"].map(write).into();
+        store.write(WriteBatch { writes, stream: None }).await.unwrap();
+        store
+    }
+
+    async fn findings(store: &SledStore) -> Vec<FindingKind> {
+        let (mut cursor, mut kinds) = (None, Vec::new());
+        loop {
+            let step = store.verify(cursor).await.unwrap();
+            kinds.extend(step.findings.into_iter().map(|finding| finding.kind));
+            cursor = step.next;
+            if cursor.is_none() {
+                return kinds;
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn index_entries_that_are_missing_or_too_many_are_found_and_nobody_is_misled() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path()).await;
+        assert_eq!(findings(&store).await, []);
+        let index = store.trees.tree(Tree::Urls);
+        let url = CanonicalUrl::parse(URL).unwrap();
+        let entry = |date: &str| keys::url_index_key(&ArticleKey { date: date.parse().unwrap(), url: url.clone() });
+
+        index.insert(entry("2024-05-03"), sled::IVec::default()).unwrap();
+        assert_eq!(findings(&store).await, [FindingKind::IndexEntryStray]);
+        assert_eq!(store.article_dates(&url, 10).await.unwrap().len(), 2);
+        assert_eq!(store.article_dates(&url, 1).await.unwrap()[0].to_string(), "2024-05-02");
+        assert_eq!(store.latest_article(&url).await.unwrap().unwrap().head.key.date.to_string(), "2024-05-02");
+
+        index.insert(b"neither fingerprint nor date", sled::IVec::default()).unwrap();
+        assert_eq!(findings(&store).await, [FindingKind::EntryDamaged, FindingKind::IndexEntryStray]);
+        index.remove(entry("2024-05-01")).unwrap();
+        index.remove(entry("2024-05-03")).unwrap();
+        assert_eq!(findings(&store).await, [FindingKind::IndexEntryMissing, FindingKind::EntryDamaged]);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_index_by_url_of_format_5_is_taken_over_however_far_that_had_come() {
+        let folder = tempfile::tempdir().unwrap();
+        for left in 0..=2 {
+            let store = store(folder.path()).await;
+            assert_eq!(findings(&store).await, [], "{left}");
+            let articles: Vec<_> = store.trees.tree(Tree::Articles).iter().keys().map(Result::unwrap).collect();
+            store.close().await.unwrap();
+            drop(store);
+
+            // As format 5 had it, with so many entries in today's tree already.
+            let db = sled::open(folder.path().join("sled")).unwrap();
+            let earlier = db.open_tree(keys::URLS_NAME_OF_FORMAT_5).unwrap();
+            for article in &articles {
+                let (date, url) = article.split_at(4);
+                earlier.insert([url, &[0], date].concat(), sled::IVec::default()).unwrap();
+            }
+            let today = db.open_tree(Tree::Urls.name()).unwrap();
+            let surplus: Vec<_> = today.iter().keys().map(Result::unwrap).skip(left).collect();
+            surplus.into_iter().for_each(|key| drop(today.remove(key).unwrap()));
+            db.flush().unwrap();
+            drop((earlier, today, db));
+
+            let store = SledStore::open(folder.path(), StoreOptions::default()).unwrap();
+            assert_eq!(findings(&store).await, [], "{left}");
+            assert_eq!(store.article_dates(&CanonicalUrl::parse(URL).unwrap(), 10).await.unwrap().len(), 2);
+            store.close().await.unwrap();
+            drop(store);
+            let names = sled::open(folder.path().join("sled")).unwrap().tree_names();
+            assert!(!names.iter().any(|name| *name == keys::URLS_NAME_OF_FORMAT_5), "{left}");
+        }
+    }
 }

@@ -5,7 +5,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::BLOCK;
 use crate::storage::StoreError;
 use crate::storage::compression::plain;
-use crate::storage::sled::keys::Tree;
+use crate::storage::sled::keys::{self, Tree};
 
 const MAGIC: u32 = 0x444c_4632;
 pub(super) const HEADER_BYTES: usize = 40;
@@ -182,7 +182,11 @@ fn split_mutation(mutations: &[u8]) -> Option<(Mutation, &[u8])> {
     let (key, rest) = rest.split_at_checked(u32::from_be_bytes(*key_bytes) as usize)?;
     let (value, rest) = rest.split_at_checked(u32::from_be_bytes(*value_bytes) as usize)?;
     let value = (*has_value == 1).then(|| value.to_vec());
-    Some((Mutation { tree: Tree::from_number(*tree)?, key: key.to_vec(), value }, rest))
+    let (tree, key) = match *tree {
+        keys::URLS_OF_FORMAT_5 => (Tree::Urls, keys::url_index_key_of_format_5(key)?),
+        number => (Tree::from_number(number)?, key.to_vec()),
+    };
+    Some((Mutation { tree, key, value }, rest))
 }
 
 #[cfg(test)]
@@ -224,6 +228,22 @@ mod tests {
         }
         let nested = [&[0, 0, 0, 0, COMPRESSED][..], &plain::compress(&[COMPRESSED; 100]).unwrap()].concat();
         assert!(decode_mutations(&nested).is_err());
+    }
+
+    #[test]
+    fn the_index_by_url_of_format_5_is_read_as_the_one_there_is_now() {
+        let key = [&b"com,example,)/a\0"[..], &20_240_501_u32.to_be_bytes()].concat();
+        let mutation = |has_value| [&[0, 0, 0, 0, keys::URLS_OF_FORMAT_5, has_value, 0, 0, 0, 20, 0, 0, 0, 0], &key[..]].concat();
+        let now = keys::url_index_key_of_format_5(&key).unwrap();
+        for (has_value, value) in [(1, Some(Vec::new())), (0, None)] {
+            let read = decode_mutations(&mutation(has_value)).unwrap();
+            assert_eq!(read, [Mutation { tree: Tree::Urls, key: now.clone(), value }]);
+        }
+        let mut nonsense = mutation(1);
+        nonsense[14] = 0;
+        let last = nonsense.len() - 1;
+        nonsense[last] = 99;
+        assert!(decode_mutations(&nonsense).is_err());
     }
 
     #[test]
