@@ -40,7 +40,7 @@ impl Parts {
         if !folder.has_checkpoint() || folder.aside_path().exists() {
             return attempt(Source::Journal);
         }
-        if running::is_in_doubt(&folder)? {
+        if running::is_in_doubt(&folder) {
             // Noted until it is done: sled is opened with a note of this boot then, and may have to be opened as it is.
             folder.note_rebuild("the machine stopped while the store was open, or this is a copy of an open one")?;
         }

@@ -58,19 +58,21 @@ impl Drop for Running {
 }
 
 /// Whether sled's files may be other than what was written to them: the machine stopped while a process had them open, or they
-/// are a copy from such a time. Where the system does not tell its runs apart, a process that was killed counts too.
-pub fn is_in_doubt(folder: &Folder) -> Result<bool, StoreError> {
+/// are a copy from such a time. Where the system does not tell its runs apart, a process that was killed counts too, and so does
+/// a note that cannot be read: a disk that fails there has more to hide.
+pub fn is_in_doubt(folder: &Folder) -> bool {
     let path = folder.running_path();
     if planted(Fault::StoppedMachineIgnored) {
-        return Ok(false);
+        return false;
     }
-    let unreadable = |error| StoreError::io(format!("cannot read {}", path.display()), error);
-    let noted = match fs::read(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-        noted => noted.map_err(unreadable)?,
-    };
-    let metadata = fs::metadata(&path).map_err(unreadable)?;
-    Ok(boot_id().is_none_or(|boot| text(Some(&boot), &metadata).as_bytes() != noted))
+    match fs::read(&path).and_then(|noted| Ok((noted, fs::metadata(&path)?))) {
+        Ok((noted, metadata)) => boot_id().is_none_or(|boot| text(Some(&boot), &metadata).as_bytes() != noted),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "what is noted of the last run cannot be read");
+            true
+        }
+    }
 }
 
 /// What the note says in a file of its own: nothing but the same is believed.
@@ -133,22 +135,29 @@ mod tests {
     #[test]
     fn what_a_process_of_this_boot_left_is_not_in_doubt_and_anything_else_is() {
         let (_parent, folder) = folder();
-        assert!(!is_in_doubt(&folder).unwrap());
+        assert!(!is_in_doubt(&folder));
         drop(Running::begin(Arc::clone(&folder)).unwrap());
         // Only where the kernel tells its runs apart.
-        assert_eq!(is_in_doubt(&folder).unwrap(), boot_id().is_none());
+        assert_eq!(is_in_doubt(&folder), boot_id().is_none());
         let path = folder.running_path();
         let whole = fs::read(&path).unwrap();
         for at in 0..whole.len() {
             let mut other = whole.clone();
             other[at] ^= 1;
             fs::write(&path, other).unwrap();
-            assert!(is_in_doubt(&folder).unwrap(), "{at}");
+            assert!(is_in_doubt(&folder), "{at}");
             fs::write(&path, &whole[..at]).unwrap();
-            assert!(is_in_doubt(&folder).unwrap(), "{at}");
+            assert!(is_in_doubt(&folder), "{at}");
         }
         fs::write(&path, &whole).unwrap();
-        assert_eq!(is_in_doubt(&folder).unwrap(), boot_id().is_none());
+        assert_eq!(is_in_doubt(&folder), boot_id().is_none());
+    }
+
+    #[test]
+    fn a_note_that_cannot_be_read_is_in_doubt() {
+        let (_parent, folder) = folder();
+        fs::create_dir(folder.running_path()).unwrap();
+        assert!(is_in_doubt(&folder));
     }
 
     #[test]
@@ -159,7 +168,7 @@ mod tests {
         let copy = path.with_extension("copy");
         fs::copy(&path, &copy).unwrap();
         fs::rename(&copy, &path).unwrap();
-        assert!(is_in_doubt(&folder).unwrap());
+        assert!(is_in_doubt(&folder));
     }
 
     #[test]
@@ -174,6 +183,6 @@ mod tests {
         drop(sled);
         ending.join().unwrap();
         assert!(!folder.running_path().exists());
-        assert!(!is_in_doubt(&folder).unwrap());
+        assert!(!is_in_doubt(&folder));
     }
 }
