@@ -22,7 +22,7 @@ use crate::storage::compression::Compression;
 
 /// Bytes of pages that sled keeps in memory. It looks at what to let go only once 64 pages of one of its 256 lists were
 /// touched, so up to 16,384 pages more stay: values are kept small (payloads stand in the journal), so that this is little.
-const CACHE_BYTES: u64 = 96 << 20;
+const CACHE_BYTES: u64 = 64 << 20;
 /// How often sled writes out its buffer and, which nothing else does, collects garbage. Durability does not hang on it.
 const FLUSH_EVERY_MS: u64 = 1000;
 
