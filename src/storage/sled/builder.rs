@@ -16,7 +16,7 @@ use super::journal::{Frame, Journal, Location, Mutation, Segments};
 use super::keys::{self, STATE_KEY, Tree};
 use super::segment_list;
 use super::stored::StoredRecord;
-use super::trees::Trees;
+use super::trees::{CollectEveryMs, Trees};
 use crate::article::{ArticleDate, StoredArticle};
 use crate::storage::compression::learning::Learner;
 use crate::storage::compression::{Compression, Dictionary, Levels};
@@ -89,7 +89,7 @@ impl SledBuilder {
         let folder = Arc::new(Folder::create(&path, store_id)?);
         let making = Making { path, keep: false };
         let segments = Arc::new(Segments::new(folder.journal_path()));
-        let trees = Trees::open(&folder, segments)?;
+        let trees = Trees::open(&folder, segments, CollectEveryMs::Building)?;
         let journal = Journal::create(&folder.journal_path(), folder.store_id(), 1, 1)?;
         let next_payload = journal.next_payload();
         Ok(Self {

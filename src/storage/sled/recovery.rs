@@ -15,7 +15,7 @@ use super::keys::{STATE_KEY, Tree};
 use super::running;
 use super::supervision::supervised;
 use super::synced::SyncedNote;
-use super::trees::Trees;
+use super::trees::{CollectEveryMs, Trees};
 use super::verify;
 use crate::storage::StoreError;
 use crate::storage::planted::{Fault, planted};
@@ -69,7 +69,7 @@ impl Parts {
         if source == Source::Journal {
             set_aside(&folder.sled_path(), &aside)?;
         }
-        let trees = Arc::new(Trees::open(&folder, segments)?);
+        let trees = Arc::new(Trees::open(&folder, segments, CollectEveryMs::Serving)?);
         let recovered = recover(&folder, &trees, source).and_then(|(journal, synced, state)| {
             if source == Source::Journal {
                 trees.flush()?;

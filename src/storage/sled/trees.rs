@@ -23,8 +23,16 @@ use crate::storage::compression::Compression;
 /// Bytes of pages that sled keeps in memory. It looks at what to let go only once 64 pages of one of its 256 lists were
 /// touched, so up to 16,384 pages more stay: values are kept small (payloads stand in the journal), so that this is little.
 const CACHE_BYTES: u64 = 64 << 20;
+
 /// How often sled writes out its buffer and, which nothing else does, collects garbage. Durability does not hang on it.
-const FLUSH_EVERY_MS: u64 = 1000;
+#[derive(Debug, Clone, Copy)]
+#[repr(u64)]
+pub enum CollectEveryMs {
+    /// While it serves: what was given up meanwhile waits in the file to be used again.
+    Serving = 1000,
+    /// While it is built: the file becomes a third smaller, for some 5 µs of CPU an article.
+    Building = 20,
+}
 
 /// The trees of an open store.
 #[derive(Debug)]
@@ -48,7 +56,7 @@ pub struct Trees {
 impl Trees {
     /// Opens sled in its place in a data folder, creating it where it is missing. The payloads are read from the journal's
     /// segments.
-    pub fn open(folder: &Arc<Folder>, segments: Arc<Segments>) -> Result<Self, StoreError> {
+    pub fn open(folder: &Arc<Folder>, segments: Arc<Segments>, collect: CollectEveryMs) -> Result<Self, StoreError> {
         let path = &folder.sled_path();
         create_folder(path)?;
         let running = Running::begin(Arc::clone(folder))?;
@@ -56,7 +64,7 @@ impl Trees {
             .path(path)
             .mode(sled::Mode::HighThroughput)
             .cache_capacity(CACHE_BYTES)
-            .flush_every_ms(Some(FLUSH_EVERY_MS));
+            .flush_every_ms(Some(collect as u64));
         let conf = path.join("conf");
         let new = !conf.exists();
         let db = config.open().map_err(sled_error)?;
