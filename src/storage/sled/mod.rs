@@ -280,11 +280,11 @@ impl ArticleStore for SledStore {
 
     async fn latest_article(&self, url: &CanonicalUrl) -> Result<Option<StoredArticle>, StoreError> {
         self.caught_up().await;
-        let here = || match self.trees.article_dates(url, 1)?.first() {
+        let here = || match self.trees.indexed_dates(url).next().transpose()? {
             None => Ok(Some(None)),
             // Where the index is ahead of the article, there may be an earlier one: that is for the pool.
-            Some(date) if self.trees.day_is_known(*date) => {
-                let article = self.trees.article(&ArticleKey { date: *date, url: url.clone() })?;
+            Some(date) if self.trees.day_is_known(date) => {
+                let article = self.trees.article(&ArticleKey { date, url: url.clone() })?;
                 Ok(article.map(Some))
             }
             Some(_) => Ok(None),

@@ -25,10 +25,8 @@ impl Trees {
 
     /// Of all articles with this URL, the one with the latest date.
     pub fn latest_article(&self, url: &CanonicalUrl) -> Result<Option<StoredArticle>, StoreError> {
-        for entry in self.tree(Tree::Urls).scan_prefix(keys::url_index_prefix(url)).keys().rev() {
-            let date = keys::parse_url_index_key(&entry.map_err(sled_error)?)?;
-            // The index may be a moment behind the article, which decides.
-            if let Some(article) = self.article(&ArticleKey { date, url: url.clone() })? {
+        for date in self.indexed_dates(url) {
+            if let Some(article) = self.article(&ArticleKey { date: date?, url: url.clone() })? {
                 return Ok(Some(article));
             }
         }
@@ -38,18 +36,23 @@ impl Trees {
     /// The dates of a URL's articles, latest first.
     pub fn article_dates(&self, url: &CanonicalUrl, limit: usize) -> Result<Vec<ArticleDate>, StoreError> {
         let mut dates = Vec::new();
-        for entry in self.tree(Tree::Urls).scan_prefix(keys::url_index_prefix(url)).keys().rev() {
+        for date in self.indexed_dates(url) {
             if dates.len() == limit {
                 break;
             }
-            let date = keys::parse_url_index_key(&entry.map_err(sled_error)?)?;
+            let date = date?;
             self.check_day(date)?;
-            // Here, too, the article decides.
             if self.get(Tree::Articles, &keys::article_prefix(date, url.key()))?.is_some() {
                 dates.push(date);
             }
         }
         Ok(dates)
+    }
+
+    /// The dates under which the index has a URL, latest first. It may be a moment ahead of an article or behind it, which decides.
+    pub fn indexed_dates(&self, url: &CanonicalUrl) -> impl Iterator<Item = Result<ArticleDate, StoreError>> {
+        let entries = self.tree(Tree::Urls).scan_prefix(keys::url_index_prefix(url)).keys().rev();
+        entries.map(|entry| keys::parse_url_index_key(&entry.map_err(sled_error)?))
     }
 
     /// A page of articles.
