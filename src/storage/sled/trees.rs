@@ -30,7 +30,7 @@ const CACHE_BYTES: u64 = 64 << 20;
 pub enum CollectEveryMs {
     /// While it serves: what was given up meanwhile waits in the file to be used again.
     Serving = 1000,
-    /// While it is built: the file becomes a third smaller, for some 5 µs of CPU an article.
+    /// While it is built: the file becomes less than half as large, for some 5 µs of CPU an article.
     Building = 20,
 }
 
