@@ -7,14 +7,14 @@ use std::path::Path;
 use dateline::article::{Article, ArticleKey, Limits};
 use dateline::formats::{ArticleReader, ReadError, article_files};
 use dateline::storage::compression::learning::Learner;
-use dateline::storage::compression::{Compression, Dictionary, Levels};
+use dateline::storage::compression::{Compression, Dictionary, Encoded, Levels, Method};
 use dateline::storage::record::encode_content;
 
 use crate::Fallible;
 
-/// Levels that are measured without and with a dictionary.
+/// zstd's levels that are measured without and with a dictionary, beside LZ4 with one.
 const PLAIN: [i32; 5] = [1, 3, 6, 9, 12];
-const WITH_DICTIONARY: [i32; 8] = [1, 2, 3, 4, 6, 9, 12, 19];
+const WITH_DICTIONARY: [i32; 6] = [1, 3, 6, 9, 12, 19];
 /// How often everything is done; the fastest counts.
 const ROUNDS: usize = 3;
 
@@ -64,22 +64,24 @@ fn halves(which: &str, training: &[Vec<u8>], measured: &[Vec<u8>]) -> Fallible<(
         begun.elapsed().as_secs_f64()
     );
     println!("Measured on {} articles of {} bytes in the mean\n", measured.len(), bytes / measured.len());
-    println!("| dictionary | level | ratio | µs to encode | µs to decode |\n| --- | --- | --- | --- | --- |");
-    PLAIN.iter().try_for_each(|level| row("none", measured, *level, None))?;
+    println!("| dictionary | how | ratio | µs to encode | µs to decode |\n| --- | --- | --- | --- | --- |");
+    PLAIN.iter().try_for_each(|level| row("none", measured, Method::Zstd(*level), None))?;
     let name = format!("{} KiB", dictionary.content.len() >> 10);
-    WITH_DICTIONARY.iter().try_for_each(|level| row(&name, measured, *level, Some(&dictionary)))?;
+    let methods = std::iter::once(Method::Lz4).chain(WITH_DICTIONARY.map(Method::Zstd));
+    methods.into_iter().try_for_each(|method| row(&name, measured, method, Some(&dictionary)))?;
     println!();
     Ok(())
 }
 
-fn row(name: &str, measured: &[Vec<u8>], level: i32, dictionary: Option<&Dictionary>) -> Fallible<()> {
+fn row(name: &str, measured: &[Vec<u8>], method: Method, dictionary: Option<&Dictionary>) -> Fallible<()> {
     let (mut ratio, mut encoding, mut decoding) = (0.0, f64::MAX, f64::MAX);
     for _ in 0..ROUNDS {
-        let compression = Compression::new(Levels { plain: level, dictionary: level, ..Levels::ARRIVING });
+        let plain = if let Method::Zstd(level) = method { level } else { Levels::ARRIVING.plain };
+        let compression = Compression::new(Levels { plain, dictionary: method, ..Levels::ARRIVING });
         compression.add(dictionary.cloned().into_iter().collect());
         for content in measured {
-            if let Some((dictionary, payload)) = compression.encode(content)
-                && !compression.decode(dictionary, &payload, content.len() as u32, |decoded| Ok(decoded == content))?
+            if let Some(Encoded { codec, dictionary, payload }) = compression.encode(content)
+                && !compression.decode(codec, dictionary, &payload, content.len() as u32, |decoded| Ok(decoded == content))?
             {
                 return Err("a content does not come back".into());
             }
@@ -89,6 +91,10 @@ fn row(name: &str, measured: &[Vec<u8>], level: i32, dictionary: Option<&Diction
         let mean = |cost: dateline::storage::compression::CodecCost| cost.time.as_secs_f64() * 1e6 / cost.articles as f64;
         (encoding, decoding) = (encoding.min(mean(stats.encoded)), decoding.min(mean(stats.decoded)));
     }
-    println!("| {name} | {level} | {ratio:.2} | {encoding:.1} | {decoding:.1} |");
+    let how = match method {
+        Method::Lz4 => "LZ4".to_owned(),
+        Method::Zstd(level) => format!("zstd {level}"),
+    };
+    println!("| {name} | {how} | {ratio:.2} | {encoding:.1} | {decoding:.1} |");
     Ok(())
 }

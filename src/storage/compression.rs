@@ -1,10 +1,12 @@
-//! Compression of contents: zstd, with dictionaries that were learned from the store's own articles where there are any.
+//! Compression of contents, with dictionaries that were learned from the store's own articles where there are any: LZ4 as articles
+//! come, and zstd where there is no dictionary yet, where a content is long, and where nobody waits.
 //!
 //! An engine has one [`Compression`]. A dictionary is added to it once it is stored durably; from then on contents are encoded
 //! with the newest, and decoded with whichever their record names. What both cost is counted.
 
 mod dictionary;
 pub mod learning;
+mod lz4;
 pub mod plain;
 
 use std::cell::RefCell;
@@ -29,22 +31,54 @@ const SAMPLE_BYTES: usize = 32 << 10;
 /// Bytes of a buffer that a thread keeps for the next content.
 const KEPT_BUFFER_BYTES: usize = 256 << 10;
 
-/// zstd's levels.
+/// How a payload is encoded. The numbers stand in records: never change or reuse one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Codec {
+    /// As it is.
+    Raw = 0,
+    /// One zstd frame (RFC 8878).
+    Zstd = 1,
+    /// One LZ4 block, with a dictionary.
+    Lz4 = 2,
+}
+
+/// A content, encoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Encoded {
+    /// How.
+    pub codec: Codec,
+    /// The id of the dictionary; 0 for none.
+    pub dictionary: u32,
+    /// What it became.
+    pub payload: Vec<u8>,
+}
+
+/// How contents are encoded with a dictionary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// LZ4.
+    Lz4,
+    /// zstd at this level.
+    Zstd(i32),
+}
+
+/// How hard contents are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Levels {
-    /// Without a dictionary.
+    /// zstd's level without a dictionary.
     pub plain: i32,
     /// With one.
-    pub dictionary: i32,
+    pub dictionary: Method,
     /// Contents of more bytes are encoded without: they gain little, and take longer.
     pub dictionary_up_to: usize,
 }
 
 impl Levels {
     /// For articles as they come: ARCHITECTURE.md has the figures that decided.
-    pub const ARRIVING: Self = Self { plain: 1, dictionary: 1, dictionary_up_to: 16 << 10 };
+    pub const ARRIVING: Self = Self { plain: 1, dictionary: Method::Lz4, dictionary_up_to: 16 << 10 };
     /// For compaction, which nobody waits for.
-    pub const COMPACTING: Self = Self { plain: 9, dictionary: 9, dictionary_up_to: usize::MAX };
+    pub const COMPACTING: Self = Self { plain: 9, dictionary: Method::Zstd(9), dictionary_up_to: usize::MAX };
 }
 
 /// What a store has learned, and what using it costs.
@@ -143,10 +177,10 @@ impl Compression {
 
     /// Makes dictionaries known that are stored durably. The one with the largest id is encoded with from now on.
     pub fn add(&self, dictionaries: Vec<Dictionary>) {
-        let level = self.read().levels.dictionary;
+        let method = self.read().levels.dictionary;
         let newest = dictionaries.iter().max_by_key(|dictionary| dictionary.id);
         // Outside of the lock: it takes a millisecond.
-        let encoder = newest.and_then(|newest| Encoder::prepare(newest.id, &newest.content, level)).map(Arc::new);
+        let encoder = newest.and_then(|newest| Encoder::prepare(newest.id, &newest.content, method)).map(Arc::new);
         let mut known = self.write();
         if let Some(encoder) = encoder
             && known.encoder.as_ref().is_none_or(|known| known.id() <= encoder.id())
@@ -215,8 +249,8 @@ impl Compression {
         }
     }
 
-    /// Encodes a content. Gives the id of the dictionary, 0 for none, and what it became; `None` where it is best left as it is.
-    pub fn encode(&self, content: &[u8]) -> Option<(u32, Vec<u8>)> {
+    /// Encodes a content; `None` where it is best left as it is.
+    pub fn encode(&self, content: &[u8]) -> Option<Encoded> {
         let begun = Instant::now();
         let (encoder, plain) = {
             let known = self.read();
@@ -224,9 +258,13 @@ impl Compression {
             (known.encoder.clone().filter(|_| content.len() <= levels.dictionary_up_to), levels.plain)
         };
         let smaller = |payload: &Vec<u8>| payload.len() < content.len();
-        let with_dictionary = encoder.and_then(|encoder| Some((encoder.id(), encoder.compress(content).filter(smaller)?)));
-        let encoded = with_dictionary.or_else(|| Some((0, compress(content, plain).filter(smaller)?)));
-        let payload_bytes = encoded.as_ref().map_or(content.len(), |(_, payload)| payload.len());
+        let with_dictionary = encoder.and_then(|encoder| {
+            let payload = encoder.compress(content).filter(smaller)?;
+            Some(Encoded { codec: encoder.codec(), dictionary: encoder.id(), payload })
+        });
+        let without = || Some(Encoded { codec: Codec::Zstd, dictionary: 0, payload: compress(content, plain).filter(smaller)? });
+        let encoded = with_dictionary.or_else(without);
+        let payload_bytes = encoded.as_ref().map_or(content.len(), |encoded| encoded.payload.len());
         self.encoded.count(content.len(), payload_bytes, begun.elapsed());
         encoded
     }
@@ -234,30 +272,51 @@ impl Compression {
     /// Decodes what [`encode`](Self::encode) made of a content of so many bytes, and gives what `read` makes of that.
     ///
     /// # Errors
-    /// [`RecordError::Dictionary`] where the dictionary is not there, and [`RecordError::Payload`] where zstd makes no sense of the
-    /// payload, or something else of it than so many bytes; and those of `read`.
+    /// [`RecordError::Dictionary`] where the dictionary is not there, and [`RecordError::Payload`] where the payload makes no sense,
+    /// or becomes something else than so many bytes; and those of `read`.
     pub fn decode<T>(
         &self,
+        codec: Codec,
         dictionary: u32,
         payload: &[u8],
         content_bytes: u32,
         read: impl FnOnce(&[u8]) -> Result<T, RecordError>,
     ) -> Result<T, RecordError> {
         let begun = Instant::now();
-        let stated = zstd_safe::get_frame_content_size(payload).ok().flatten();
-        if content_bytes > MAX_CONTENT_BYTES || stated != Some(content_bytes.into()) {
-            return Err(RecordError::Payload("its length is not what it should be".into()));
-        }
-        let read = |content: &[u8]| {
-            self.decoded.count(content.len(), payload.len(), begun.elapsed());
-            read(content)
+        let other_length = || RecordError::Payload("its length is not what it should be".into());
+        let stated = match codec {
+            Codec::Raw => return read(payload),
+            Codec::Zstd => zstd_safe::get_frame_content_size(payload).ok().flatten(),
+            Codec::Lz4 => Some(content_bytes.into()),
         };
-        if dictionary == 0 {
-            return decompress(payload, content_bytes, None, read);
+        if content_bytes > MAX_CONTENT_BYTES || stated != Some(content_bytes.into()) {
+            return Err(other_length());
         }
-        let decoder = self.read().dictionaries.get(&dictionary).cloned();
-        let decoder = decoder.ok_or(RecordError::Dictionary(dictionary))?;
-        decompress(payload, content_bytes, Some(decoder.prepared().ok_or(RecordError::Dictionary(dictionary))?), read)
+        let decoder = match dictionary {
+            0 => None,
+            id => Some(self.read().dictionaries.get(&id).cloned().ok_or(RecordError::Dictionary(id))?),
+        };
+        DECOMPRESSOR.with_borrow_mut(|(context, content)| {
+            content.clear();
+            content.reserve(content_bytes as usize);
+            let decoded = match (codec, &decoder) {
+                (Codec::Lz4, Some(decoder)) => decoder.decompress_lz4(payload, content_bytes as usize, content),
+                (Codec::Lz4, None) => Err(RecordError::Dictionary(dictionary)),
+                (_, Some(decoder)) => {
+                    decompress(payload, context, content, Some(decoder.prepared().ok_or(RecordError::Dictionary(dictionary))?))
+                }
+                (_, None) => decompress(payload, context, content, None),
+            };
+            let result = decoded.and_then(|()| {
+                if content.len() != content_bytes as usize {
+                    return Err(other_length());
+                }
+                self.decoded.count(content.len(), payload.len(), begun.elapsed());
+                read(content)
+            });
+            forget_large(content);
+            result
+        })
     }
 
     fn encoder(&self) -> Option<Arc<Encoder>> {
@@ -303,30 +362,21 @@ fn with_compressor(content: &[u8], run: impl FnOnce(&mut CCtx<'static>, &mut Vec
     })
 }
 
-fn decompress<T>(
+fn decompress(
     payload: &[u8],
-    content_bytes: u32,
+    context: &mut Option<DCtx<'static>>,
+    content: &mut Vec<u8>,
     dictionary: Option<&DDict<'_>>,
-    read: impl FnOnce(&[u8]) -> Result<T, RecordError>,
-) -> Result<T, RecordError> {
-    DECOMPRESSOR.with_borrow_mut(|(slot, content)| {
-        let no_memory = || RecordError::Payload("there is no memory to decode it".into());
-        if slot.is_none() {
-            *slot = DCtx::try_create();
-        }
-        let context = slot.as_mut().ok_or_else(no_memory)?;
-        content.clear();
-        content.reserve(content_bytes as usize);
-        let decoded = match dictionary {
-            Some(dictionary) => context.decompress_using_ddict(content, payload, dictionary),
-            None => context.decompress(content, payload),
-        };
-        let decoded = decoded.map_err(|code| RecordError::Payload(zstd_safe::get_error_name(code).into()));
-        let short = content.len() != content_bytes as usize;
-        let result = decoded.and_then(|_| if short { Err(RecordError::Short) } else { read(content) });
-        forget_large(content);
-        result
-    })
+) -> Result<(), RecordError> {
+    if context.is_none() {
+        *context = DCtx::try_create();
+    }
+    let context = context.as_mut().ok_or_else(|| RecordError::Payload("there is no memory to decode it".into()))?;
+    let decoded = match dictionary {
+        Some(dictionary) => context.decompress_using_ddict(content, payload, dictionary),
+        None => context.decompress(content, payload),
+    };
+    decoded.map(|_| ()).map_err(|code| RecordError::Payload(zstd_safe::get_error_name(code).into()))
 }
 
 /// A thread keeps no more than it usually needs.

@@ -1,12 +1,13 @@
-//! Dictionaries: as they are stored, and made ready for zstd.
+//! Dictionaries: as they are stored, and made ready to encode and decode with.
 
 use std::fmt;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 
 use zstd::zstd_safe::{CDict, DDict};
 
-use super::compress_with;
+use super::{Codec, Method, compress_with, lz4};
 use crate::article::Timestamp;
+use crate::storage::record::RecordError;
 
 /// A dictionary as it is stored.
 #[derive(Clone, PartialEq, Eq)]
@@ -21,7 +22,7 @@ pub struct Dictionary {
     pub samples: u32,
     /// What it made of others, which were held out.
     pub gain: Gain,
-    /// What zstd knows as a dictionary.
+    /// What zstd knows as a dictionary, and LZ4 as text that goes before.
     pub content: Vec<u8>,
 }
 
@@ -73,26 +74,34 @@ impl fmt::Debug for Dictionary {
     }
 }
 
-/// A dictionary to decode with. zstd keeps a copy of it, so what it was made of goes once that is there.
+/// A dictionary to decode with.
 pub struct Decoder {
     info: DictionaryInfo,
-    content: Mutex<Vec<u8>>,
-    prepared: OnceLock<Option<DDict<'static>>>,
+    lz4: lz4::Decoder,
+    /// A copy that zstd makes of it, where something was encoded with zstd.
+    zstd: OnceLock<Option<DDict<'static>>>,
 }
 
 impl Decoder {
     pub fn new(dictionary: Dictionary) -> Self {
-        Self { info: dictionary.info(), content: Mutex::new(dictionary.content), prepared: OnceLock::new() }
+        Self { info: dictionary.info(), lz4: lz4::Decoder::new(dictionary.content), zstd: OnceLock::new() }
     }
 
     pub fn info(&self) -> DictionaryInfo {
         self.info
     }
 
-    /// Made ready at its first use. `None` where zstd refuses it.
+    /// Made ready for zstd at its first use. `None` where zstd refuses it.
     pub fn prepared(&self) -> Option<&DDict<'static>> {
-        let prepare = || DDict::try_create(&std::mem::take(&mut *self.content.lock().unwrap_or_else(PoisonError::into_inner)));
-        self.prepared.get_or_init(prepare).as_ref()
+        self.zstd.get_or_init(|| DDict::try_create(self.lz4.dictionary())).as_ref()
+    }
+
+    /// Appends the content of a payload that was encoded with LZ4, of at most so many bytes.
+    ///
+    /// # Errors
+    /// Where the payload makes no sense, or was made with another dictionary.
+    pub fn decompress_lz4(&self, payload: &[u8], content_bytes: usize, content: &mut Vec<u8>) -> Result<(), RecordError> {
+        self.lz4.decompress(payload, content_bytes, content)
     }
 }
 
@@ -105,22 +114,41 @@ impl fmt::Debug for Decoder {
 /// A dictionary to encode with.
 pub struct Encoder {
     id: u32,
-    prepared: CDict<'static>,
+    prepared: Prepared,
+}
+
+enum Prepared {
+    Zstd(CDict<'static>),
+    Lz4(lz4::Encoder),
 }
 
 impl Encoder {
-    /// Makes a dictionary ready for a level. `None` where zstd refuses it.
-    pub fn prepare(id: u32, content: &[u8], level: i32) -> Option<Self> {
-        Some(Self { id, prepared: CDict::try_create(content, level)? })
+    /// Makes a dictionary ready. `None` where zstd refuses it.
+    pub fn prepare(id: u32, content: &[u8], method: Method) -> Option<Self> {
+        let prepared = match method {
+            Method::Zstd(level) => Prepared::Zstd(CDict::try_create(content, level)?),
+            Method::Lz4 => Prepared::Lz4(lz4::Encoder::new(content)),
+        };
+        Some(Self { id, prepared })
     }
 
     pub fn id(&self) -> u32 {
         self.id
     }
 
-    /// `None` where zstd refuses.
+    pub fn codec(&self) -> Codec {
+        match self.prepared {
+            Prepared::Zstd(_) => Codec::Zstd,
+            Prepared::Lz4(_) => Codec::Lz4,
+        }
+    }
+
+    /// `None` where it cannot be encoded.
     pub fn compress(&self, content: &[u8]) -> Option<Vec<u8>> {
-        compress_with(content, &self.prepared)
+        match &self.prepared {
+            Prepared::Zstd(dictionary) => compress_with(content, dictionary),
+            Prepared::Lz4(encoder) => encoder.compress(content),
+        }
     }
 }
 

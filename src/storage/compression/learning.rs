@@ -6,7 +6,7 @@
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::dictionary::{Dictionary, Encoder, Gain};
-use super::{Compression, Levels, compress, sample_of};
+use super::{Compression, Levels, sample_of};
 use crate::article::Timestamp;
 
 /// Samples that are kept at most.
@@ -17,7 +17,7 @@ const MAX_SAMPLES_BYTES: usize = 4 << 20;
 const MIN_SAMPLES: u64 = 625;
 const MIN_SAMPLES_BYTES: usize = 2 << 20;
 /// A dictionary's bytes at most: at level 1, 16 and 64 KiB make real articles no smaller than 32 KiB do.
-const DICTIONARY_BYTES: usize = 32 << 10;
+const DICTIONARY_BYTES: usize = 40 << 10;
 /// zstd advises some hundred times as many bytes of samples as of dictionary. Where there are fewer than this, it is made smaller.
 const SAMPLES_TO_DICTIONARY: usize = 32;
 /// One training is due when so many times as much was written as at the one before: so there are few, however large a store grows.
@@ -104,7 +104,9 @@ impl Learner {
             let encoded = |sample: &Vec<u8>| encode(sample).map_or(sample.len(), |payload| payload.len());
             measured.iter().map(encoded).sum::<usize>() as u32
         };
-        let plain = bytes(&|sample| compress(sample, Levels::ARRIVING.plain));
+        let method = Levels::ARRIVING.dictionary;
+        let without = Encoder::prepare(0, &[], method)?;
+        let plain = bytes(&|sample| without.compress(sample));
         let before = known.encoder().map_or(plain, |encoder| bytes(&|sample| encoder.compress(sample)));
         let now = Gain { plain, with_dictionary: before };
         // That is soon seen; a training would take twenty times as long.
@@ -113,7 +115,7 @@ impl Learner {
             return None;
         }
         let content = train(&training)?;
-        let encoder = Encoder::prepare(known.next_id(), &content, Levels::ARRIVING.dictionary)?;
+        let encoder = Encoder::prepare(known.next_id(), &content, method)?;
         let gain = Gain { plain, with_dictionary: bytes(&|sample| encoder.compress(sample)) };
         let worth_it = u64::from(gain.with_dictionary) * 100 <= u64::from(before) * (100 - WORTHWHILE_PERCENT);
         let samples = training.len() as u32;

@@ -31,63 +31,99 @@ fn dictionary(id: u32, kind: u64) -> Dictionary {
     Dictionary { id, create_time: Timestamp::now(), sequence: 400, samples: 400, gain: Gain::default(), content }
 }
 
-fn whole(content: &[u8]) -> Result<Vec<u8>, RecordError> {
-    Ok(content.to_vec())
+fn decode(compression: &Compression, encoded: &Encoded, content_bytes: usize) -> Result<Vec<u8>, RecordError> {
+    compression.decode(encoded.codec, encoded.dictionary, &encoded.payload, content_bytes as u32, |content| Ok(content.to_vec()))
 }
 
 #[test]
 fn what_was_encoded_with_an_older_dictionary_or_none_stays_readable() {
+    for (levels, codec) in [(Levels::ARRIVING, Codec::Lz4), (Levels::COMPACTING, Codec::Zstd)] {
+        let compression = Compression::new(levels);
+        let mut encoded = Vec::new();
+        for id in 0..=3u32 {
+            if id > 0 {
+                compression.add(vec![dictionary(id, id.into())]);
+            }
+            for number in 1000..1020 {
+                let content = text(id.into(), number);
+                encoded.push((compression.encode(&content).unwrap(), content));
+            }
+            let last = encoded.iter().rev().take(20);
+            assert!(last.clone().all(|(encoded, _)| encoded.dictionary == id), "dictionary {id} is used from now on");
+            let codec = if id == 0 { Codec::Zstd } else { codec };
+            assert!(last.clone().all(|(encoded, _)| encoded.codec == codec));
+        }
+        let read = Compression::new(levels);
+        read.add((1..=3).map(|id| dictionary(id, id.into())).collect());
+        for (encoded, content) in &encoded {
+            assert_eq!(decode(&compression, encoded, content.len()).unwrap(), *content);
+            assert_eq!(decode(&read, encoded, content.len()).unwrap(), *content);
+        }
+        let stats = compression.stats();
+        assert_eq!(stats.dictionaries.iter().map(|dictionary| dictionary.id).collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!((stats.encoded.articles, stats.decoded.articles), (80, 80));
+        let content_bytes: usize = encoded.iter().map(|(_, content)| content.len()).sum();
+        let payload_bytes: usize = encoded.iter().map(|(encoded, _)| encoded.payload.len()).sum();
+        for cost in [stats.encoded, stats.decoded] {
+            assert_eq!((cost.content_bytes, cost.payload_bytes), (content_bytes as u64, payload_bytes as u64));
+            assert!(cost.time > Duration::ZERO);
+        }
+        assert_eq!((compression.next_id(), compression.newest().unwrap().id), (4, 3));
+    }
+}
+
+#[test]
+fn a_dictionary_makes_payloads_smaller() {
+    for method in [Method::Lz4, Method::Zstd(1)] {
+        let bytes = |with: &[u8]| {
+            let encoder = Encoder::prepare(1, with, method).unwrap();
+            (1000..1020).map(|number| encoder.compress(&text(1, number)).unwrap().len()).sum::<usize>()
+        };
+        let (with, without) = (bytes(&dictionary(1, 1).content), bytes(&[]));
+        assert!(with * 100 < without * 95, "{method:?}: {with} bytes with a dictionary, {without} without");
+    }
+}
+
+#[test]
+fn a_long_content_is_encoded_without_a_dictionary() {
     let compression = Compression::default();
-    let mut encoded = Vec::new();
-    for id in 0..=3u32 {
-        if id > 0 {
-            compression.add(vec![dictionary(id, id.into())]);
-        }
-        for number in 1000..1020 {
-            let content = text(id.into(), number);
-            encoded.push((compression.encode(&content).unwrap(), content));
-        }
-        assert!(encoded.iter().rev().take(20).all(|((with, _), _)| *with == id), "dictionary {id} is used from now on");
-    }
-    for ((dictionary, payload), content) in &encoded {
-        assert_eq!(compression.decode(*dictionary, payload, content.len() as u32, whole).unwrap(), *content);
-    }
-    let bytes = |id: u32| encoded.iter().filter(|((with, _), _)| *with == id).map(|((_, payload), _)| payload.len()).sum::<usize>();
-    assert!(bytes(2) * 10 < bytes(0) * 9, "{} bytes with a dictionary, {} without", bytes(2), bytes(0));
-    let stats = compression.stats();
-    assert_eq!(stats.dictionaries.iter().map(|dictionary| dictionary.id).collect::<Vec<_>>(), [1, 2, 3]);
-    assert_eq!((stats.encoded.articles, stats.decoded.articles), (80, 80));
-    let content_bytes: usize = encoded.iter().map(|(_, content)| content.len()).sum();
-    let payload_bytes: usize = encoded.iter().map(|((_, payload), _)| payload.len()).sum();
-    for cost in [stats.encoded, stats.decoded] {
-        assert_eq!((cost.content_bytes, cost.payload_bytes), (content_bytes as u64, payload_bytes as u64));
-        assert!(cost.time > Duration::ZERO);
-    }
-    assert_eq!((compression.next_id(), compression.newest().unwrap().id), (4, 3));
+    compression.add(vec![dictionary(1, 1)]);
+    let long = text(1, 1).repeat(6);
+    let encoded = compression.encode(&long).unwrap();
+    assert_eq!((encoded.codec, encoded.dictionary), (Codec::Zstd, 0));
+    assert_eq!(decode(&compression, &encoded, long.len()).unwrap(), long);
 }
 
 #[test]
 fn a_dictionary_that_is_missing_or_another_gives_an_error_and_never_a_text() {
-    let compression = Compression::default();
-    compression.add(vec![dictionary(1, 1)]);
-    let content = text(1, 1000);
-    let (id, payload) = compression.encode(&content).unwrap();
-    assert_eq!(id, 1);
-    let decode = |compression: &Compression| compression.decode(id, &payload, content.len() as u32, whole);
-    let without = Compression::default();
-    assert_eq!(decode(&without), Err(RecordError::Dictionary(1)));
-    without.add(vec![dictionary(1, 2)]);
-    assert!(matches!(decode(&without), Err(RecordError::Payload(_))));
-    let damaged = Compression::default();
-    damaged.add(vec![Dictionary { content: vec![0x37, 0xa4, 0x30, 0xec, 1, 2, 3, 4], ..dictionary(1, 1) }]);
-    assert_eq!(decode(&damaged), Err(RecordError::Dictionary(1)));
-    // What cannot be encoded with it is encoded without.
-    assert_eq!(damaged.encode(&content).unwrap().0, 0);
-    damaged.reserve(7);
-    assert_eq!(damaged.next_id(), 8);
-    assert!(compression.decode(0, &payload, content.len() as u32, whole).is_err());
-    assert!(compression.decode(1, &payload, content.len() as u32 - 1, whole).is_err());
-    assert!(compression.decode(1, &payload, u32::MAX, whole).is_err());
+    for levels in [Levels::ARRIVING, Levels::COMPACTING] {
+        let compression = Compression::new(levels);
+        compression.add(vec![dictionary(1, 1)]);
+        let content = text(1, 1000);
+        let encoded = compression.encode(&content).unwrap();
+        assert_eq!(encoded.dictionary, 1);
+        let without = Compression::new(levels);
+        assert_eq!(decode(&without, &encoded, content.len()), Err(RecordError::Dictionary(1)));
+        without.add(vec![dictionary(1, 2)]);
+        assert!(matches!(decode(&without, &encoded, content.len()), Err(RecordError::Payload(_))));
+        let damaged = Compression::new(levels);
+        damaged.add(vec![Dictionary { content: vec![0x37, 0xa4, 0x30, 0xec, 1, 2, 3, 4], ..dictionary(1, 1) }]);
+        assert!(decode(&damaged, &encoded, content.len()).is_err());
+        // What cannot be encoded with it is encoded without.
+        if encoded.codec == Codec::Zstd {
+            assert_eq!(damaged.encode(&content).unwrap().dictionary, 0);
+        }
+        damaged.reserve(7);
+        assert_eq!(damaged.next_id(), 8);
+        let none = Encoded { dictionary: 0, ..encoded.clone() };
+        assert!(decode(&compression, &none, content.len()).is_err());
+        assert!(decode(&compression, &encoded, content.len() - 1).is_err());
+        assert!(decode(&compression, &encoded, content.len() + 1).is_err());
+        assert!(decode(&compression, &encoded, u32::MAX as usize).is_err());
+        for other in [Codec::Zstd, Codec::Lz4].into_iter().filter(|codec| *codec != encoded.codec) {
+            assert!(decode(&compression, &Encoded { codec: other, ..encoded.clone() }, content.len()).is_err());
+        }
+    }
 }
 
 #[test]
@@ -115,7 +151,7 @@ fn a_dictionary_is_learned_when_there_is_enough_and_it_helps() {
     assert_eq!((learned.id, learned.sequence, learned.samples), (1, 625, 500));
     assert!(learned.gain.with_dictionary * 10 < learned.gain.plain * 9, "{:?}", learned.gain);
     compression.add(vec![learned]);
-    assert_eq!(compression.encode(&text(1, 5000)).unwrap().0, 1);
+    assert_eq!(compression.encode(&text(1, 5000)).unwrap().dictionary, 1);
 
     // More of the same makes it no better, and there is no second try before the store is four times as large.
     for number in 0..1875 {

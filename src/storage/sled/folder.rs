@@ -23,10 +23,11 @@ use crate::article::Timestamp;
 use crate::storage::{StoreError, StoreId};
 
 /// The version of the folder's layout and of everything in it.
-pub const FORMAT_VERSION: u16 = 6;
+pub const FORMAT_VERSION: u16 = 7;
 /// The oldest that is read too. What was written with it stays as it is, and what comes is of the present version, which older
 /// programs are to refuse: 3 has no compression dictionaries, 4 no compressed mutations in the journal. Up to 5 the index by URL
-/// was another tree: opening makes it anew (`trees.rs`), and the journal's mutations of it are read as ones of today's.
+/// was another tree: opening makes it anew (`trees.rs`), and the journal's mutations of it are read as ones of today's. Up to 6 no
+/// record's payload is LZ4.
 const OLDEST_VERSION: u16 = 3;
 
 /// An opened and locked data folder. Dropping it lets the lock go.
