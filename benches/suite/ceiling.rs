@@ -1,10 +1,12 @@
 //! The ceiling: what the same calls cost with tonic and prost alone.
 //!
 //! A bare server in a process of its own, on a multi-threaded runtime, with the transport settings and the allocator of the daemon. It
-//! keeps decoded messages in maps: nothing is checked, stored or compressed. The calls that the load does not make answer UNIMPLEMENTED.
+//! keeps decoded messages in maps: nothing is checked or compressed, and nothing stored but what is put, which is appended to a file
+//! and synced before it is answered. The calls that the load does not make answer UNIMPLEMENTED.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write as _;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -20,6 +22,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::Fallible;
+use crate::append_log::AppendLog;
 
 /// Bytes of a streamed message, as Dateline has them.
 const MESSAGE_BYTES: usize = 1 << 20;
@@ -33,20 +36,24 @@ struct Day {
     articles: Vec<Arc<Article>>,
 }
 
-#[derive(Clone, Default)]
-struct Ceiling(Arc<RwLock<BTreeMap<String, Day>>>);
+#[derive(Clone)]
+struct Ceiling {
+    days: Arc<RwLock<BTreeMap<String, Day>>>,
+    log: AppendLog,
+}
 
-/// Serves on a free port of the loopback, and says on standard output which one, until it is killed.
+/// Serves on a free port of the loopback, and says on standard output which one, until it is killed. What is put
+/// is appended to a file in this folder.
 ///
 /// # Errors
 /// Where it cannot listen.
-pub async fn serve() -> Fallible<()> {
+pub async fn serve(folder: &Path) -> Fallible<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     let mut out = std::io::stdout();
     writeln!(out, "listening on http://{address}")?;
     out.flush()?;
-    let ceiling = Ceiling::default();
+    let ceiling = Ceiling { days: Arc::default(), log: AppendLog::new(&folder.join("log"))? };
     Server::builder()
         .max_concurrent_streams(256)
         .initial_stream_window_size(1 << 20)
@@ -60,7 +67,7 @@ pub async fn serve() -> Fallible<()> {
 
 impl Ceiling {
     fn insert(&self, articles: impl IntoIterator<Item = Article>) {
-        let mut days = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut days = self.days.write().unwrap_or_else(PoisonError::into_inner);
         for article in articles {
             let article = Arc::new(article);
             let day = days.entry(article.date.clone()).or_default();
@@ -70,7 +77,7 @@ impl Ceiling {
     }
 
     fn find(&self, key: &ArticleKey) -> Option<Article> {
-        let days = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let days = self.days.read().unwrap_or_else(PoisonError::into_inner);
         let article = Arc::clone(days.get(&key.date)?.by_url.get(&key.url)?);
         drop(days);
         Some(Article::clone(&article))
@@ -78,7 +85,7 @@ impl Ceiling {
 
     fn days(&self, filter: Option<ArticleFilter>) -> Vec<Arc<Article>> {
         let filter = filter.unwrap_or_default();
-        let days = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let days = self.days.read().unwrap_or_else(PoisonError::into_inner);
         days.range(filter.start_date..=filter.end_date).flat_map(|(_, day)| day.articles.iter().cloned()).collect()
     }
 }
@@ -142,7 +149,10 @@ impl ArticleService for Ceiling {
     }
 
     async fn put_article(&self, request: Request<PutArticleRequest>) -> Result<Response<PutArticleResponse>, Status> {
-        self.insert(request.into_inner().article);
+        let article = request.into_inner().article;
+        let bytes = article.as_ref().map(prost::Message::encode_to_vec).unwrap_or_default();
+        self.log.append(bytes).await.map_err(|error| Status::internal(error.to_string()))?;
+        self.insert(article);
         Ok(Response::new(PutArticleResponse { outcome: v1::Outcome::Created.into(), article: None }))
     }
 

@@ -3,6 +3,7 @@
 //!
 //! benches/README.md tells how to run it and how to read what it prints.
 
+mod append_log;
 mod bounds;
 mod ceiling;
 mod compression;
@@ -48,9 +49,9 @@ const SLOWEST_ARTICLE: Duration = Duration::from_millis(4);
 fn main() -> ExitCode {
     let options = Options::parse();
     let run = || -> Fallible<bool> {
-        if options.ceiling {
+        if let Some(folder) = &options.ceiling {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-            return runtime.block_on(ceiling::serve()).map(|()| true);
+            return runtime.block_on(ceiling::serve(folder)).map(|()| true);
         }
         if let Some(path) = &options.compression {
             return compression::measure(path).map(|()| true);

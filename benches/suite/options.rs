@@ -47,9 +47,9 @@ pub struct Options {
     /// What compression makes of the articles of a file or folder, and what it costs, with and without dictionaries: nothing else
     #[arg(long, value_name = "PATH", conflicts_with_all = ["articles", "phases", "check", "growth"])]
     pub compression: Option<PathBuf>,
-    /// Be the bare server: what the suite starts itself as
-    #[arg(long, hide = true)]
-    pub ceiling: bool,
+    /// Be the bare server, with its file in this folder: what the suite starts itself as
+    #[arg(long, hide = true, value_name = "DIR")]
+    pub ceiling: Option<PathBuf>,
     /// What cargo calls every benchmark with
     #[arg(long, hide = true)]
     pub bench: bool,

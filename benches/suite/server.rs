@@ -162,7 +162,7 @@ fn spawn(subject: Subject, launch: &Launch, folder: &Path) -> Fallible<(Child, S
     let mut command = match subject {
         Subject::Ceiling => {
             let mut command = Command::new(std::env::current_exe()?);
-            command.arg("--ceiling");
+            command.arg("--ceiling").arg(folder);
             command
         }
         Subject::Dateline => {

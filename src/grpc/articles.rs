@@ -18,6 +18,11 @@ use crate::storage::{
 const MERGE_TRIES: usize = 16;
 /// Articles of one step of DeleteArticles.
 const DELETE_STEP: usize = 500;
+/// Bytes of the texts that a stream reads and sends at once, or one larger text: they come out of the core's cache as they went in,
+/// and others have their turn in between.
+const STREAM_TEXT_BYTES: usize = 64 << 10;
+/// Keys that a lookup looks for at once.
+const LOOKUP_STEP: usize = 100;
 /// Dates in an answer of ResolveUrl.
 const RESOLVED_DATES: usize = 1000;
 
@@ -117,12 +122,13 @@ impl ArticleService for Api {
 impl Api {
     async fn lookup(&self, keys: &[v1::ArticleKey], fields: FieldSet, out: &Outgoing<v1::LookupArticlesResponse>) -> Result<(), ApiError> {
         let parsed: Vec<_> = keys.iter().map(|key| convert::key("keys", Some(key), &self.limits.article)).collect();
-        let mut rest = &parsed[..];
+        let valid: Vec<ArticleKey> = parsed.iter().filter_map(|key| key.as_ref().ok()).cloned().collect();
+        let (mut rest, mut valid) = (&parsed[..], &valid[..]);
         while !rest.is_empty() {
             let share = out.share(STREAM_MESSAGE_BYTES).await?;
-            let valid: Vec<ArticleKey> = rest.iter().filter_map(|key| key.as_ref().ok()).cloned().collect();
-            let found = if valid.is_empty() { Vec::new() } else { self.store.articles(&valid, STREAM_MESSAGE_BYTES / 2).await? };
-            let mut found = found.into_iter();
+            let next = &valid[..valid.len().min(LOOKUP_STEP)];
+            let found = if next.is_empty() { Vec::new() } else { self.store.articles(next, STREAM_TEXT_BYTES).await? };
+            let (mut found, mut used) = (found.into_iter(), 0);
             let (mut results, mut bytes) = (Vec::new(), 0);
             for key in rest {
                 let result = match key {
@@ -138,9 +144,11 @@ impl Api {
                 if bytes > STREAM_MESSAGE_BYTES && !results.is_empty() {
                     break;
                 }
+                used += usize::from(key.is_ok());
                 results.push(lookup_result(result));
             }
             rest = &rest[results.len()..];
+            valid = &valid[used..];
             out.send(v1::LookupArticlesResponse { results }, Some(share)).await?;
         }
         Ok(())
@@ -234,7 +242,7 @@ impl Api {
                 Err(error) => return Err(ApiError::token(token_field, error)),
             },
         };
-        Ok(ScanRequest { filter, direction, after, limit: self.limits.max_page_size, text_budget: STREAM_MESSAGE_BYTES / 2 })
+        Ok(ScanRequest { filter, direction, after, limit: self.limits.max_page_size, text_budget: STREAM_TEXT_BYTES })
     }
 
     async fn put(&self, request: v1::PutArticleRequest) -> Result<Written, ApiError> {

@@ -55,7 +55,7 @@ use self::entry::State;
 use self::expiry::Expiry;
 use self::folder::{Folder, folder_bytes};
 use self::group::PreparedWrite;
-use self::pool::Pool;
+use self::pool::{Cancelled, Pool};
 use self::reclaim::Reclaimer;
 use self::recovery::Parts;
 use self::shared::Shared;
@@ -75,6 +75,9 @@ use crate::workers::Workers;
 const QUEUE_BATCHES: usize = 64;
 /// A single write with at most so many bytes of text is encoded and compressed on the caller's thread.
 const SMALL_WRITE_BYTES: usize = 16 << 10;
+/// Texts of so many bytes are read on the caller's thread, as long as reads are fast: that takes a fraction of a millisecond, and
+/// they are still in the core's cache when they are sent.
+const TEXTS_HERE: usize = 64 << 10;
 
 /// A store in a folder.
 #[derive(Debug)]
@@ -159,6 +162,7 @@ impl SledStore {
             last_epoch: 0,
             options,
             replies: Vec::new(),
+            buffer: Vec::new(),
         };
         let expiry = Expiry { trees: Arc::clone(&trees), shared: Arc::clone(&shared), committer: commands.downgrade(), options };
         let learning = Learning::begin(Arc::clone(trees.compression()), Arc::clone(&shared), commands.downgrade());
@@ -195,7 +199,7 @@ impl SledStore {
 
     async fn read<T: Send + 'static>(
         &self,
-        job: impl FnOnce(&Trees, &pool::Cancelled) -> Result<T, StoreError> + Send + 'static,
+        job: impl FnOnce(&Trees, &Cancelled) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         self.caught_up().await;
         let trees = Arc::clone(&self.trees);
@@ -210,7 +214,7 @@ impl SledStore {
     ) -> Result<T, StoreError> {
         self.caught_up().await;
         let mut job = Some(job);
-        let here = || job.take_if(|_| self.trees.day_is_known(date)).map(|job| job(&self.trees)).transpose();
+        let here = |_: &Cancelled| job.take_if(|_| self.trees.day_is_known(date)).map(|job| job(&self.trees)).transpose();
         match (self.pool.run_here(here), job) {
             (Some(found), _) => found,
             (None, Some(job)) => self.read(move |trees, _| job(trees)).await,
@@ -280,7 +284,7 @@ impl ArticleStore for SledStore {
 
     async fn latest_article(&self, url: &CanonicalUrl) -> Result<Option<StoredArticle>, StoreError> {
         self.caught_up().await;
-        let here = || match self.trees.indexed_dates(url).next().transpose()? {
+        let here = |_: &Cancelled| match self.trees.indexed_dates(url).next().transpose()? {
             None => Ok(Some(None)),
             // Where the index is ahead of the article, there may be an earlier one: that is for the pool.
             Some(date) if self.trees.day_is_known(date) => {
@@ -322,25 +326,21 @@ impl ArticleStore for SledStore {
     }
 
     async fn articles(&self, keys: &[ArticleKey], text_budget: usize) -> Result<Vec<LookupResult>, StoreError> {
+        self.caught_up().await;
+        let here = |cancelled: &Cancelled| self.trees.articles(keys, text_budget, cancelled).map(Some);
+        if let Some(found) = (text_budget <= TEXTS_HERE).then(|| self.pool.run_here(here)).flatten() {
+            return found;
+        }
         let keys = keys.to_vec();
-        self.read(move |trees, cancelled| {
-            let mut results = Vec::with_capacity(keys.len());
-            let mut bytes = 0;
-            for key in &keys {
-                cancelled.check()?;
-                let result = trees.article(key);
-                bytes += result.as_ref().ok().and_then(Option::as_ref).map_or(0, |found| found.article.size());
-                results.push(result);
-                if bytes > text_budget {
-                    break;
-                }
-            }
-            Ok(results)
-        })
-        .await
+        self.read(move |trees, cancelled| trees.articles(&keys, text_budget, cancelled)).await
     }
 
     async fn scan(&self, request: &ScanRequest) -> Result<Page<StoredArticle>, StoreError> {
+        self.caught_up().await;
+        let here = |cancelled: &Cancelled| self.trees.scan(request, cancelled).map(Some);
+        if let Some(found) = (request.text_budget <= TEXTS_HERE).then(|| self.pool.run_here(here)).flatten() {
+            return found;
+        }
         let request = request.clone();
         self.read(move |trees, cancelled| trees.scan(&request, cancelled)).await
     }

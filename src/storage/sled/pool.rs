@@ -65,15 +65,28 @@ impl Pace {
     }
 }
 
-/// Tells a job that nobody waits for it any more.
+/// Tells a job to stop: since nobody waits for it any more, or since it takes longer than the caller's thread has time for.
 #[derive(Debug, Clone, Default)]
-pub struct Cancelled(Arc<AtomicBool>);
+pub struct Cancelled {
+    gone: Arc<AtomicBool>,
+    /// Of a job on the caller's thread.
+    deadline: Option<Instant>,
+}
 
 impl Cancelled {
     /// # Errors
-    /// Where nobody waits any more: the error reaches no one.
+    /// Where it is to stop: the error reaches no one.
     pub fn check(&self) -> Result<(), StoreError> {
-        if self.0.load(Ordering::Relaxed) { Err(StoreError::Closed) } else { Ok(()) }
+        let late = self.deadline.is_some_and(|deadline| Instant::now() > deadline);
+        if late || self.gone.load(Ordering::Relaxed) { Err(StoreError::Closed) } else { Ok(()) }
+    }
+
+    /// Before something that takes milliseconds.
+    ///
+    /// # Errors
+    /// Where it is to stop, and on the caller's thread.
+    pub fn check_long(&self) -> Result<(), StoreError> {
+        if self.deadline.is_some() { Err(StoreError::Closed) } else { self.check() }
     }
 }
 
@@ -82,7 +95,7 @@ struct CancelOnDrop(Cancelled);
 
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {
-        self.0.0.store(true, Ordering::Relaxed);
+        self.0.gone.store(true, Ordering::Relaxed);
     }
 }
 
@@ -98,16 +111,20 @@ impl Pool {
     }
 
     /// Runs a job on the caller's thread, where such jobs are fast at present. `None` where they are not, and where the job itself
-    /// finds that it would take long: then it is one for [`run`](Self::run).
-    pub fn run_here<T>(&self, job: impl FnOnce() -> Result<Option<T>, StoreError>) -> Option<Result<T, StoreError>> {
+    /// finds that it would take long, or is told so: then it is one for [`run`](Self::run).
+    pub fn run_here<T>(&self, job: impl FnOnce(&Cancelled) -> Result<Option<T>, StoreError>) -> Option<Result<T, StoreError>> {
         let begun = Instant::now();
         if self.jobs.is_closed() || self.pace.is_slow(begun) {
             return None;
         }
-        let result = catch_unwind(AssertUnwindSafe(job));
+        let cancelled = Cancelled { deadline: Some(begun + SLOW), ..Cancelled::default() };
+        let result = catch_unwind(AssertUnwindSafe(|| job(&cancelled)));
         let now = Instant::now();
         self.pace.took(now.duration_since(begun), now);
-        result.unwrap_or_else(|panic| Err(self.panicked(&*panic))).transpose()
+        match result.unwrap_or_else(|panic| Err(self.panicked(&*panic))) {
+            Err(StoreError::Closed) => None,
+            result => result.transpose(),
+        }
     }
 
     fn panicked(&self, panic: &(dyn std::any::Any + Send)) -> StoreError {

@@ -9,7 +9,7 @@ use super::stored::StoredRecord;
 use super::trees::{Trees, sled_error};
 use crate::article::{ArticleDate, ArticleHead, ArticleKey, CanonicalUrl, Filter, StoredArticle};
 use crate::storage::record::RecordError;
-use crate::storage::{Direction, Page, ScanRequest, StoreError};
+use crate::storage::{Direction, LookupResult, Page, ScanRequest, StoreError};
 
 /// How often a reader tries again where the article changes under it. Each try needs another write in between.
 pub const TRIES: usize = 100;
@@ -21,6 +21,22 @@ impl Trees {
         self.check_day(key.date)?;
         let Some(record) = self.get(Tree::Articles, &key_bytes)? else { return Ok(None) };
         self.decode(key, Tree::Articles, &key_bytes, record)
+    }
+
+    /// The articles under the first of these keys, until they hold more than so many bytes of text.
+    pub fn articles(&self, keys: &[ArticleKey], text_budget: usize, cancelled: &Cancelled) -> Result<Vec<LookupResult>, StoreError> {
+        let mut results = Vec::new();
+        let mut bytes = 0;
+        for key in keys {
+            if self.day_is_known(key.date) { cancelled.check() } else { cancelled.check_long() }?;
+            let result = self.article(key);
+            bytes += result.as_ref().ok().and_then(Option::as_ref).map_or(0, |found| found.article.size());
+            results.push(result);
+            if bytes > text_budget {
+                break;
+            }
+        }
+        Ok(results)
     }
 
     /// Of all articles with this URL, the one with the latest date.
@@ -79,10 +95,12 @@ impl Trees {
     }
 
     /// Looks at all days from one to another, both included, in whichever order: also at those that seem to hold nothing.
-    fn check_days(&self, one: ArticleDate, other: ArticleDate) -> Result<(), StoreError> {
+    fn check_days(&self, one: ArticleDate, other: ArticleDate, cancelled: &Cancelled) -> Result<(), StoreError> {
         let days = keys::day_key(one.min(other))..=keys::day_key(one.max(other));
         for entry in self.tree(Tree::Days).range(days).keys() {
-            self.check_day(keys::parse_day_key(&entry.map_err(sled_error)?)?)?;
+            let day = keys::parse_day_key(&entry.map_err(sled_error)?)?;
+            if self.day_is_known(day) { cancelled.check() } else { cancelled.check_long() }?;
+            self.check_day(day)?;
         }
         Ok(())
     }
@@ -162,7 +180,7 @@ impl Trees {
                 let (key_bytes, record) = entry.map_err(sled_error)?;
                 let key = keys::parse_article_key(&key_bytes)?;
                 if day != key.date || items.is_empty() {
-                    self.check_days(day, key.date)?;
+                    self.check_days(day, key.date, cancelled)?;
                     day = key.date;
                 }
                 let (item, room) = take(key.clone(), &key_bytes, record)?;
@@ -173,7 +191,7 @@ impl Trees {
             }
         }
         if request.filter.dates.from <= request.filter.dates.to {
-            self.check_days(day, last)?;
+            self.check_days(day, last, cancelled)?;
         }
         Ok(Page { items, next: None })
     }
