@@ -27,8 +27,6 @@ use crate::storage::{BatchOutcome, Durability, IngestStreamId, OpenedStream, Sto
 const GROUP_WRITES: usize = 1000;
 /// About how many bytes a group holds at most, and at most one batch more.
 const GROUP_BYTES: usize = 4 << 20;
-/// Bytes of the buffer that is kept for the next group's frame: what one of a thousand usual articles takes.
-const KEPT_BUFFER_BYTES: usize = 4 << 20;
 /// Bytes of a segment, after which a checkpoint is due. Bounds how long opening takes after a crash.
 const SEGMENT_BYTES: u64 = 64 << 20;
 /// Entries of forgotten streams that go in one group, and at most those of one stream (some 11,000) more.
@@ -100,8 +98,6 @@ pub struct Committer {
     pub options: StoreOptions,
     /// Those who wait for the group that is being carried out.
     pub replies: Vec<Reply>,
-    /// For the next frame.
-    pub buffer: Vec<u8>,
 }
 
 /// Commands for one group.
@@ -235,7 +231,7 @@ impl Committer {
     fn carry_out(&mut self, decided: Decided) -> Result<(), StoreError> {
         let Decided { mutations, standing, payloads, state, grows } = decided;
         // What stands already goes first: where both speak of a key, the later decides.
-        let frame = Frame::in_buffer(std::mem::take(&mut self.buffer), state.group, &payloads, standing.iter().chain(&mutations));
+        let frame = Frame::new(state.group, &payloads, standing.iter().chain(&mutations));
         drop((payloads, standing));
         if planted(Fault::AcknowledgeEarly) {
             self.answer_all();
@@ -245,10 +241,7 @@ impl Committer {
             self.shared.publish(&state);
         }
         self.trees.check_room(self.journal.bytes(), frame.len() as u64, grows)?;
-        self.buffer = self.journal.write(frame)?;
-        if self.buffer.capacity() > KEPT_BUFFER_BYTES {
-            self.buffer = Vec::new();
-        }
+        self.journal.write(frame)?;
         if self.options.durability == Durability::Interval {
             self.shared.acknowledge(state.group);
             self.answer_all();

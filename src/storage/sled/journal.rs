@@ -108,8 +108,8 @@ impl Journal {
     }
 
     /// Writes a frame behind the last. An `Err` of [`StoreError::DiskFull`] leaves the journal as it was; any other leaves it
-    /// unknown what is on the disk, and nothing may be written any more. Gives the frame's buffer back.
-    pub fn write(&mut self, frame: Frame) -> Result<Vec<u8>, StoreError> {
+    /// unknown what is on the disk, and nothing may be written any more.
+    pub fn write(&mut self, frame: Frame) -> Result<(), StoreError> {
         let bytes = frame.seal(self.number);
         let end = self.end + bytes.len() as u64;
         if end > self.filled && bytes.len() < LARGE_FRAME {
@@ -119,7 +119,7 @@ impl Journal {
         // Without room a part may be written: no frame, since its checksum fails, and the next one goes over it.
         self.file.write_all_at(&bytes, self.end).map_err(|error| disk_full_or(error, fail))?;
         (self.end, self.filled) = (end, self.filled.max(end));
-        Ok(bytes)
+        Ok(())
     }
 
     /// Makes what was written durable. After an `Err` it is unknown what is on the disk, and nothing may be written any more.

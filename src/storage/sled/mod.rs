@@ -162,7 +162,6 @@ impl SledStore {
             last_epoch: 0,
             options,
             replies: Vec::new(),
-            buffer: Vec::new(),
         };
         let expiry = Expiry { trees: Arc::clone(&trees), shared: Arc::clone(&shared), committer: commands.downgrade(), options };
         let learning = Learning::begin(Arc::clone(trees.compression()), Arc::clone(&shared), commands.downgrade());

@@ -43,20 +43,9 @@ pub struct Frame {
 impl Frame {
     /// The frame of a group.
     pub fn new<'a>(group: u64, payloads: &[Vec<u8>], mutations: impl Iterator<Item = &'a Mutation> + Clone) -> Self {
-        Self::in_buffer(Vec::new(), group, payloads, mutations)
-    }
-
-    /// The same in a buffer that was used before: for a frame of megabytes, fresh memory costs the system as much as filling it.
-    pub fn in_buffer<'a>(
-        mut bytes: Vec<u8>,
-        group: u64,
-        payloads: &[Vec<u8>],
-        mutations: impl Iterator<Item = &'a Mutation> + Clone,
-    ) -> Self {
-        bytes.clear();
         let payload_bytes = payloads.iter().map(Vec::len).sum::<usize>();
         let mutation_bytes = mutations.clone().map(Mutation::frame_bytes).sum::<usize>();
-        bytes.reserve((PAYLOADS_AT + payload_bytes + mutation_bytes).next_multiple_of(BLOCK));
+        let mut bytes = Vec::with_capacity((PAYLOADS_AT + payload_bytes + mutation_bytes).next_multiple_of(BLOCK));
         bytes.resize(HEADER_BYTES, 0);
         bytes.extend_from_slice(&(payload_bytes as u32).to_be_bytes());
         payloads.iter().for_each(|payload| bytes.extend_from_slice(payload));
