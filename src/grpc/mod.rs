@@ -74,7 +74,7 @@ pub struct CallLimits {
     pub lookup_keys: usize,
     /// Articles of one BatchIngestArticles call, and items of one message of an ingest stream. Default 10,000.
     pub batch_articles: usize,
-    /// Bytes of articles on their way into the store, over all calls. Default 64 MiB.
+    /// Bytes of articles on their way into the store, over all calls. Default 48 MiB.
     pub ingest_budget: usize,
     /// Bytes of messages on their way to clients, over all calls. Default 64 MiB.
     pub response_budget: usize,
@@ -92,7 +92,7 @@ impl Default for CallLimits {
             max_page_size: 1000,
             lookup_keys: 1000,
             batch_articles: 10_000,
-            ingest_budget: 64 << 20,
+            ingest_budget: 48 << 20,
             response_budget: 64 << 20,
             reader_patience: Duration::from_secs(60),
         }

@@ -13,7 +13,7 @@ use crate::storage::{
 };
 
 /// Texts of a page at most: little, so that the suite's larger articles end pages before their limit does.
-const TEXT_BUDGET: usize = 256 << 10;
+const TEXT_BUDGET: usize = 64 << 10;
 
 /// An engine as a [`Subject`].
 pub struct Engine(pub Arc<dyn ArticleStore>);

@@ -175,4 +175,18 @@ mod tests {
         assert!(pace.is_slow(begun));
         assert!(!pace.is_slow(begun + AFTER_SLOW));
     }
+
+    #[test]
+    fn a_job_on_the_callers_thread_is_told_when_it_takes_long() {
+        let now = Instant::now();
+        let until = |deadline| Cancelled { deadline: Some(deadline), ..Cancelled::default() };
+        let (early, late) = (until(now + Duration::from_secs(3600)), until(now.checked_sub(Duration::from_millis(1)).unwrap()));
+        assert!(early.check().is_ok() && late.check().is_err());
+        assert!(early.check_long().is_err() && late.check_long().is_err());
+        // On the pool it is told when nobody waits any more.
+        let cancelled = Cancelled::default();
+        assert!(cancelled.check().is_ok() && cancelled.check_long().is_ok());
+        drop(CancelOnDrop(cancelled.clone()));
+        assert!(cancelled.check().is_err() && cancelled.check_long().is_err());
+    }
 }
