@@ -3,8 +3,8 @@
 //! A dictionary goes through the committer like any write, and contents are encoded with it only after that: so it is durable, and
 //! in the journal, before the first record that needs it. None is ever removed or replaced.
 
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Weak};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -136,7 +136,8 @@ pub fn samples(trees: &Trees, state: &State) -> Result<Learner, StoreError> {
 /// The state of the learning thread.
 pub struct Learning {
     compression: Arc<Compression>,
-    shared: Arc<Shared>,
+    /// Not to be kept alive: it holds the folder and its lock, and a training outlives the store by a good part of a second.
+    shared: Weak<Shared>,
     committer: mpsc::WeakSender<Command>,
     offered: Receiver<Vec<u8>>,
     learner: Learner,
@@ -144,11 +145,11 @@ pub struct Learning {
 
 impl Learning {
     /// Has samples offered from now on.
-    pub fn begin(compression: Arc<Compression>, shared: Arc<Shared>, committer: mpsc::WeakSender<Command>) -> Self {
+    pub fn begin(compression: Arc<Compression>, shared: &Arc<Shared>, committer: mpsc::WeakSender<Command>) -> Self {
         let learner = Learner::new(compression.newest().map_or(0, |newest| newest.sequence));
         let (samples, offered) = sync_channel(QUEUE_SAMPLES);
         compression.offer_to(samples, learner.stride());
-        Self { compression, shared, committer, offered, learner }
+        Self { compression, shared: Arc::downgrade(shared), committer, offered, learner }
     }
 
     /// Learns until no more samples are offered.
@@ -157,7 +158,7 @@ impl Learning {
         lower_priority();
         while let Ok(sample) = self.offered.recv() {
             self.learner.offer(&sample);
-            let sequence = self.shared.sequence();
+            let Some(sequence) = self.shared.upgrade().map(|shared| shared.sequence()) else { return };
             if !self.learner.is_due(sequence) {
                 continue;
             }
@@ -172,7 +173,7 @@ impl Learning {
     }
 
     fn store(&self, dictionary: Dictionary) -> Result<(), StoreError> {
-        self.shared.writable().map_err(StoreError::Failed)?;
+        self.shared.upgrade().ok_or(StoreError::Closed)?.writable().map_err(StoreError::Failed)?;
         let (reply, done) = oneshot::channel();
         let committer = self.committer.upgrade().ok_or(StoreError::Closed)?;
         committer.blocking_send(Command::AddDictionary { dictionary, reply }).map_err(|_| StoreError::Closed)?;

@@ -164,7 +164,7 @@ impl SledStore {
             replies: Vec::new(),
         };
         let expiry = Expiry { trees: Arc::clone(&trees), shared: Arc::clone(&shared), committer: commands.downgrade(), options };
-        let learning = Learning::begin(Arc::clone(trees.compression()), Arc::clone(&shared), commands.downgrade());
+        let learning = Learning::begin(Arc::clone(trees.compression()), &shared, commands.downgrade());
         // Left to itself in the end: it holds nothing of the folder, and cannot be interrupted where it is training.
         spawn("dictionary", move || learning.run())?;
         let stop_sweep = Arc::new(AtomicBool::new(false));
