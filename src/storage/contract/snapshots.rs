@@ -288,7 +288,11 @@ pub(super) async fn verify(store: &dyn ArticleStore, writers: Option<&Writers>) 
         }
     }
     let stats = store.stats().await.or_violation(promise)?;
-    holds("a verification looks at every article", checked >= stats.contents.articles / 2, || format!("it looked at {checked} entries"))?;
+    // Beside writers there are more of them by now than there were when it passed.
+    if writers.is_none() {
+        let articles = stats.contents.articles;
+        holds("a verification looks at every article", checked >= articles, || format!("it looked at {checked} entries of {articles}"))?;
+    }
     let noted = stats.last_verification.is_some_and(|time| time >= begun);
     holds("a verification without a finding is noted", noted, || format!("noted is {:?}", stats.last_verification))
 }
