@@ -154,8 +154,10 @@ impl Learning {
 
     /// Learns until no more samples are offered.
     pub fn run(mut self) {
-        // A training takes a good part of a second, and nobody waits for it.
-        lower_priority();
+        let mut first = self.compression.newest().is_none();
+        if !first {
+            lower_priority();
+        }
         while let Ok(sample) = self.offered.recv() {
             self.learner.offer(&sample);
             let Some(sequence) = self.shared.upgrade().map(|shared| shared.sequence()) else { return };
@@ -169,6 +171,10 @@ impl Learning {
                 tracing::debug!(%error, "a compression dictionary was not stored");
             }
             self.compression.set_stride(self.learner.stride());
+            // Until there is a first dictionary every article that comes costs more to write and to read; nobody waits for another.
+            if std::mem::take(&mut first) {
+                lower_priority();
+            }
         }
     }
 
