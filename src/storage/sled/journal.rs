@@ -53,7 +53,7 @@ pub struct Journal {
     number: u64,
     /// Where the next frame goes.
     end: u64,
-    /// Up to where the file's blocks are written and its length is durable.
+    /// Up to where the file's blocks are written, once the next sync is done.
     filled: u64,
 }
 
@@ -131,7 +131,8 @@ impl Journal {
         self.file.sync_data().map_err(fail)
     }
 
-    /// Fills the file with zeros up to `end`. A disk without room shows here, where no frame is half written yet.
+    /// Fills the file with zeros up to `end`. A disk without room shows here, where no frame is half written yet. The sync of the frame
+    /// that it is for makes the zeros durable too, and the file's length.
     fn fill(&mut self, end: u64) -> Result<(), StoreError> {
         const ZEROS: &[u8] = &[0; 1 << 16];
         let fail = |error| disk_full_or(error, |error| StoreError::io("cannot extend the journal", error));
@@ -141,7 +142,6 @@ impl Journal {
             self.file.write_all_at(&ZEROS[..length], at).map_err(fail)?;
             at += length as u64;
         }
-        self.file.sync_all().map_err(fail)?;
         self.filled = end;
         Ok(())
     }
