@@ -7,7 +7,7 @@ use clap::Parser;
 
 use crate::phases::Phase;
 
-/// Articles that --check loads: so many that those before the first dictionary, which are encoded otherwise, are few among them.
+/// Articles that --check loads: so many that those from before the first dictionary, which LZ4 did not encode, are few.
 const CHECKED: usize = 60_000;
 
 /// Measures Dateline beside a bare server, on this machine: see benches/README.md.
